@@ -1,0 +1,2 @@
+//! The `hotvisor` program.
+fn main() {}
