@@ -1,1 +1,11 @@
-//! The virtual machine monitor.
+//! Hotvisor's virtual machine monitor: KVM, vCPU threads, boot, ACPI tables, and the control thread that
+//! alone decides what becomes of them.
+
+pub mod acpi;
+pub mod arch;
+pub mod boot;
+pub mod config;
+pub mod error;
+pub mod kvm;
+
+pub use error::{Error, Problem, Result};

@@ -1,0 +1,317 @@
+//! The 16550A serial port, and the bounded buffer that keeps a stalled reader away from the vCPUs.
+//!
+//! The UART itself is `vm-superio`'s. What a guest sends goes into an [`Output`] and is written to the host
+//! by the control thread, so that a vCPU never waits for a terminal, a pipe or a socket. Input goes through
+//! [`Serial::receive`], which takes what fits into the UART's FIFO; when the guest has emptied that, the
+//! port posts once, and the rest can follow.
+//!
+//! | a hostile guest may | and then |
+//! |---|---|
+//! | send faster than the host can write | the oldest bytes beyond [`Output::CAPACITY`] are dropped and counted |
+//! | never read its input | the input stays with the host's sender |
+//! | access at another width than one byte | reads all ones, writes are ignored |
+
+use crate::{IrqLine, lock};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial as Uart, Trigger};
+
+/// First port of COM1.
+pub const COM1: u16 = 0x3f8;
+/// Ports of a UART.
+pub const LEN: u16 = 8;
+
+/// What the port tells the host's side. Called with the port locked: it posts and returns.
+pub trait SerialSink: Send + Sync {
+    /// The output went from empty to not empty.
+    fn output_ready(&self);
+    /// The guest has read all of its input.
+    fn input_wanted(&self);
+}
+
+/// Bytes from the guest that the host has not written yet.
+pub struct Output {
+    queue: Mutex<Queue>,
+    sink: Arc<dyn SerialSink>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: VecDeque<u8>,
+    dropped: u64,
+}
+
+impl Output {
+    /// How many bytes are kept for a reader that stalls, before the oldest are dropped.
+    pub const CAPACITY: usize = 1 << 20;
+
+    fn new(sink: Arc<dyn SerialSink>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            sink,
+        }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let was_empty = {
+            let mut queue = lock(&self.queue);
+            let was_empty = queue.bytes.is_empty();
+            queue.bytes.extend(bytes);
+            let excess = queue.bytes.len().saturating_sub(Self::CAPACITY);
+            queue.bytes.drain(..excess);
+            queue.dropped += excess as u64;
+            was_empty
+        };
+        if was_empty {
+            self.sink.output_ready();
+        }
+    }
+
+    /// Hands the waiting bytes to `write` until all are taken or it answers with an error, and returns that
+    /// error. A short write is not one: the rest is offered again.
+    ///
+    /// # Errors
+    /// What `write` answered, `WouldBlock` among it; what it took before is gone from the buffer.
+    pub fn drain(&self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
+        loop {
+            // The copy keeps the lock short: a vCPU may push while the host writes.
+            let chunk: Vec<u8> = lock(&self.queue).bytes.iter().take(4096).copied().collect();
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            let before = lock(&self.queue).dropped;
+            let taken = match write(&chunk) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            let mut queue = lock(&self.queue);
+            // Bytes dropped meanwhile were at the front, and so among those just written.
+            let dropped = usize::try_from(queue.dropped - before).unwrap_or(usize::MAX);
+            let gone = taken.saturating_sub(dropped).min(queue.bytes.len());
+            queue.bytes.drain(..gone);
+            if queue.bytes.is_empty() {
+                queue.bytes.shrink_to(4096);
+            }
+        }
+    }
+
+    /// How many bytes were dropped so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        lock(&self.queue).dropped
+    }
+}
+
+struct Irq(Arc<dyn IrqLine>);
+
+impl Trigger for Irq {
+    type E = std::convert::Infallible;
+    fn trigger(&self) -> Result<(), Self::E> {
+        self.0.pulse();
+        Ok(())
+    }
+}
+
+struct Events(Arc<dyn SerialSink>);
+
+impl SerialEvents for Events {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        self.0.input_wanted();
+    }
+}
+
+struct Out(Arc<Output>);
+
+impl io::Write for Out {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.push(buf);
+        Ok(buf.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The port.
+pub struct Serial {
+    uart: Mutex<Uart<Irq, Events, Out>>,
+    output: Arc<Output>,
+}
+
+impl Serial {
+    /// A port that interrupts through `irq` and posts to `sink`.
+    #[must_use]
+    pub fn new(irq: Arc<dyn IrqLine>, sink: Arc<dyn SerialSink>) -> Self {
+        let output = Arc::new(Output::new(sink.clone()));
+        let uart = Uart::with_events(Irq(irq), Events(sink), Out(output.clone()));
+        Self {
+            uart: Mutex::new(uart),
+            output,
+        }
+    }
+
+    /// What the guest has sent.
+    #[must_use]
+    pub fn output(&self) -> &Arc<Output> {
+        &self.output
+    }
+
+    /// Gives the guest input; returns how many of `bytes` it took. The rest is for after
+    /// [`SerialSink::input_wanted`].
+    pub fn receive(&self, bytes: &[u8]) -> usize {
+        // A full FIFO, or a guest in loop-back mode, takes nothing; the interrupt itself cannot fail.
+        lock(&self.uart).enqueue_raw_bytes(bytes).unwrap_or(0)
+    }
+}
+
+impl DevicePio for Serial {
+    fn pio_read(&self, _base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        match (data, u8::try_from(offset)) {
+            ([byte], Ok(offset)) => *byte = lock(&self.uart).read(offset),
+            (data, _) => data.fill(0xff),
+        }
+    }
+
+    fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        if let (&[byte], Ok(offset)) = (data, u8::try_from(offset)) {
+            // Neither the buffer nor the interrupt can fail.
+            let _ = lock(&self.uart).write(offset, byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[derive(Default)]
+    struct Counts {
+        edges: AtomicUsize,
+        ready: AtomicUsize,
+        wanted: AtomicUsize,
+    }
+    impl IrqLine for Counts {
+        fn pulse(&self) {
+            self.edges.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    impl SerialSink for Counts {
+        fn output_ready(&self) {
+            self.ready.fetch_add(1, Ordering::Relaxed);
+        }
+        fn input_wanted(&self) {
+            self.wanted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn port() -> (Serial, Arc<Counts>) {
+        let counts = Arc::new(Counts::default());
+        (Serial::new(counts.clone(), counts.clone()), counts)
+    }
+
+    fn send(serial: &Serial, bytes: &[u8]) {
+        for byte in bytes {
+            serial.pio_write(PioAddress(COM1), 0, &[*byte]);
+        }
+    }
+
+    fn drained(serial: &Serial) -> Vec<u8> {
+        let mut all = Vec::new();
+        serial
+            .output()
+            .drain(|chunk| {
+                let n = chunk.len().min(7);
+                all.extend_from_slice(&chunk[..n]);
+                Ok(n)
+            })
+            .unwrap();
+        all
+    }
+
+    #[test]
+    fn output_is_posted_once_and_survives_short_writes() {
+        let (serial, counts) = port();
+        send(&serial, b"hello, world, and some more");
+        assert_eq!(counts.ready.load(Ordering::Relaxed), 1);
+        assert_eq!(drained(&serial), b"hello, world, and some more");
+        send(&serial, b"!");
+        assert_eq!(counts.ready.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_stalled_reader_gets_the_newest_bytes() {
+        let (serial, _counts) = port();
+        let refused = serial
+            .output()
+            .drain(|_| Err(io::ErrorKind::WouldBlock.into()));
+        assert!(refused.is_ok(), "nothing to write is no error");
+        send(&serial, b"old");
+        serial.output().push(&vec![b'n'; Output::CAPACITY]);
+        let refused = serial
+            .output()
+            .drain(|_| Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(
+            refused.map_err(|e| e.kind()),
+            Err(io::ErrorKind::WouldBlock)
+        );
+        assert_eq!(serial.output().dropped(), 3);
+        assert_eq!(drained(&serial), vec![b'n'; Output::CAPACITY]);
+    }
+
+    #[test]
+    fn bytes_pushed_and_dropped_during_a_write_are_accounted_for() {
+        let (serial, _counts) = port();
+        send(&serial, b"abc");
+        let output = serial.output().clone();
+        let mut first = true;
+        let mut all = Vec::new();
+        serial
+            .output()
+            .drain(|chunk| {
+                if std::mem::take(&mut first) {
+                    // Overflows by one while "abc" is being written: "a" is dropped.
+                    output.push(&vec![b'z'; Output::CAPACITY - 2]);
+                }
+                all.extend_from_slice(chunk);
+                Ok(chunk.len())
+            })
+            .unwrap();
+        assert_eq!(all.len(), 3 + Output::CAPACITY - 2);
+        assert_eq!(&all[..4], b"abcz");
+    }
+
+    #[test]
+    fn input_stops_at_the_fifo_and_is_asked_for_again() {
+        let (serial, counts) = port();
+        let took = serial.receive(&[b'x'; 100]);
+        assert!(took > 0 && took < 100);
+        for n in 0..took {
+            assert_eq!(counts.wanted.load(Ordering::Relaxed), 0, "at {n}");
+            let mut byte = [0];
+            serial.pio_read(PioAddress(COM1), 0, &mut byte);
+            assert_eq!(byte, [b'x']);
+        }
+        assert_eq!(counts.wanted.load(Ordering::Relaxed), 1);
+        assert_eq!(serial.receive(&[b'y'; 3]), 3);
+    }
+
+    #[test]
+    fn odd_widths_are_harmless() {
+        let (serial, _counts) = port();
+        let mut word = [0; 4];
+        serial.pio_read(PioAddress(COM1), 0, &mut word);
+        assert_eq!(word, [0xff; 4]);
+        serial.pio_write(PioAddress(COM1), 0, b"ab");
+        assert_eq!(drained(&serial), b"");
+    }
+}

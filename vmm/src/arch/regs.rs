@@ -1,0 +1,232 @@
+//! The state in which the boot CPU starts, by boot protocol; every other CPU waits for INIT and SIPI.
+
+use super::layout;
+use crate::error::{Error, Result};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::VcpuFd;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+/// How the kernel is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The 64-bit boot protocol of x86 Linux (`Documentation/arch/x86/boot.rst`): long mode, the first
+    /// 4 GiB mapped one to one, RSI at the zero page.
+    Linux64 {
+        /// Address of the entry point.
+        at: GuestAddress,
+    },
+    /// PVH (`xen/docs/misc/pvh.pandoc`): 32-bit protected mode, no paging, EBX at the start info.
+    Pvh {
+        /// Address of the entry point.
+        at: GuestAddress,
+    },
+}
+
+const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const RFLAGS_FIXED: u64 = 1 << 1;
+/// `IA32_APIC_BASE`: x2APIC mode.
+const APIC_BASE_EXTD: u64 = 1 << 10;
+
+const MSR_MISC_ENABLE: u32 = 0x1a0;
+const MISC_ENABLE_FAST_STRING: u64 = 1;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// MTRRs enabled, everything write-back.
+const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// Access rights of a descriptor, as in bits 8 to 15 and 20 to 23 of its second half.
+const CODE64: u16 = 0xa09b;
+const CODE32: u16 = 0xc09b;
+const DATA: u16 = 0xc093;
+const TSS: u16 = 0x008b;
+
+/// Segment of a flat descriptor in slot `index` of the GDT.
+fn segment(index: u16, rights: u16) -> kvm_segment {
+    let flag = |bit: u16| u8::from(rights >> bit & 1 == 1);
+    kvm_segment {
+        base: 0,
+        limit: if flag(15) == 1 { 0xffff_ffff } else { 0x67 },
+        selector: index * 8,
+        type_: (rights & 0xf) as u8,
+        s: flag(4),
+        dpl: 0,
+        present: flag(7),
+        avl: 0,
+        l: flag(13),
+        db: flag(14),
+        g: flag(15),
+        ..kvm_segment::default()
+    }
+}
+
+/// The same as a descriptor in memory.
+fn descriptor(rights: u16) -> u64 {
+    let limit: u64 = if rights >> 15 == 1 { 0xf_ffff } else { 0x67 };
+    limit & 0xffff | u64::from(rights) << 40 | (limit >> 16) << 48
+}
+
+/// Writes GDT and page tables for `entry` into guest memory.
+///
+/// # Errors
+/// [`Error::Host`] where the memory is not there, which the memory map rules out.
+pub fn write_tables<M: GuestMemoryBackend>(memory: &M, entry: Entry) -> Result<()> {
+    let code = match entry {
+        Entry::Linux64 { .. } => CODE64,
+        Entry::Pvh { .. } => CODE32,
+    };
+    // Linux wants its boot code and data segments in slots 2 and 3.
+    let gdt = [0, 0, descriptor(code), descriptor(DATA), descriptor(TSS)];
+    let mut writes: Vec<(GuestAddress, u64)> = (0u64..)
+        .zip(gdt)
+        .map(|(slot, value)| (GuestAddress(layout::GDT.0 + slot * 8), value))
+        .collect();
+    if let Entry::Linux64 { .. } = entry {
+        const PRESENT_WRITABLE: u64 = 0b11;
+        const HUGE: u64 = 1 << 7;
+        writes.push((layout::PML4, layout::PDPT.0 | PRESENT_WRITABLE));
+        for gib in 0..4 {
+            let directory = layout::PD.0 + gib * layout::PAGE;
+            writes.push((
+                GuestAddress(layout::PDPT.0 + gib * 8),
+                directory | PRESENT_WRITABLE,
+            ));
+        }
+        writes.extend((0..4 * 512).map(|n| {
+            (
+                GuestAddress(layout::PD.0 + n * 8),
+                n << 21 | PRESENT_WRITABLE | HUGE,
+            )
+        }));
+    }
+    for (at, value) in writes {
+        memory.write_obj(value, at).map_err(|e| {
+            Error::host(
+                "boot tables",
+                e,
+                "this is a bug in Hotvisor: please report it",
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Puts the boot CPU where `entry` says.
+///
+/// `x2apic` starts it with its local APIC in x2APIC mode, without which an OS ignores APIC ids above 254.
+///
+/// # Errors
+/// [`Error::Host`] with KVM's answer.
+pub fn enter(vcpu: &VcpuFd, entry: Entry, x2apic: bool) -> Result<()> {
+    let mut sregs = vcpu
+        .get_sregs()
+        .map_err(|e| Error::kvm("get special registers", e))?;
+    segments(&mut sregs, entry);
+    if x2apic {
+        sregs.apic_base |= APIC_BASE_EXTD;
+    }
+    vcpu.set_sregs(&sregs)
+        .map_err(|e| Error::kvm("set special registers", e))?;
+    let regs = match entry {
+        Entry::Linux64 { at } => kvm_regs {
+            rip: at.0,
+            rsi: layout::ZERO_PAGE.0,
+            rsp: layout::BOOT_STACK,
+            rbp: layout::BOOT_STACK,
+            rflags: RFLAGS_FIXED,
+            ..kvm_regs::default()
+        },
+        Entry::Pvh { at } => kvm_regs {
+            rip: at.0,
+            rbx: layout::PVH_START_INFO.0,
+            rflags: RFLAGS_FIXED,
+            ..kvm_regs::default()
+        },
+    };
+    vcpu.set_regs(&regs)
+        .map_err(|e| Error::kvm("set registers", e))
+}
+
+fn segments(sregs: &mut kvm_sregs, entry: Entry) {
+    let code = match entry {
+        Entry::Linux64 { .. } => {
+            sregs.cr3 = layout::PML4.0;
+            sregs.cr4 |= CR4_PAE;
+            sregs.cr0 |= CR0_PG;
+            sregs.efer |= EFER_LME | EFER_LMA;
+            CODE64
+        }
+        Entry::Pvh { .. } => {
+            sregs.cr0 = CR0_ET;
+            sregs.cr4 = 0;
+            CODE32
+        }
+    };
+    sregs.cr0 |= CR0_PE;
+    sregs.cs = segment(2, code);
+    for data in [
+        &mut sregs.ds,
+        &mut sregs.es,
+        &mut sregs.fs,
+        &mut sregs.gs,
+        &mut sregs.ss,
+    ] {
+        *data = segment(3, DATA);
+    }
+    sregs.tr = segment(4, TSS);
+    sregs.gdt.base = layout::GDT.0;
+    sregs.gdt.limit = 5 * 8 - 1;
+    sregs.idt.base = 0;
+    sregs.idt.limit = 0;
+}
+
+/// The MSRs that firmware would set on every CPU.
+///
+/// # Errors
+/// [`Error::Host`] with KVM's answer.
+pub fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
+    let entry = |index, data| kvm_msr_entry {
+        index,
+        data,
+        ..kvm_msr_entry::default()
+    };
+    let wanted = [
+        entry(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
+    ];
+    let msrs = Msrs::from_entries(&wanted)
+        .map_err(|e| Error::host("MSR list", format!("{e:?}"), "report this bug in Hotvisor"))?;
+    match vcpu
+        .set_msrs(&msrs)
+        .map_err(|e| Error::kvm("set MSRs", e))?
+    {
+        n if n == wanted.len() => Ok(()),
+        n => Err(Error::host(
+            format!("MSR {:#x}", wanted[n].index),
+            "KVM does not take it",
+            "see what this host's KVM can do with `hotvisor check`",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_linux_s_boot_segments() {
+        // __BOOT_CS and __BOOT_DS of arch/x86/include/asm/segment.h, and a 32-bit busy TSS.
+        assert_eq!(descriptor(CODE64), 0x00af_9b00_0000_ffff);
+        assert_eq!(descriptor(CODE32), 0x00cf_9b00_0000_ffff);
+        assert_eq!(descriptor(DATA), 0x00cf_9300_0000_ffff);
+        assert_eq!(descriptor(TSS), 0x0000_8b00_0000_0067);
+        let code = segment(2, CODE64);
+        assert_eq!(
+            (code.l, code.db, code.g, code.selector, code.type_),
+            (1, 0, 1, 0x10, 0xb)
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! From files to a guest that is ready to run: kernel, initramfs, command line and what they are told.
+
+mod initramfs;
+mod kernel;
+mod params;
+
+use kernel::Kernel;
+
+use crate::acpi;
+use crate::arch::layout;
+use crate::arch::regs::{self, Entry};
+use crate::config::VmConfig;
+use crate::error::{Error, Result};
+use initramfs::Initramfs;
+use vm_memory::{Bytes, GuestMemoryBackend};
+
+/// The files of a guest, opened once: a restart boots the same ones, whatever became of their names.
+pub struct BootFiles {
+    kernel: Kernel,
+    initramfs: Option<Initramfs>,
+}
+
+impl BootFiles {
+    /// Opens and checks what `config` names.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that is missing, unreadable, not what it should be, or too large, and
+    /// for a command line that the kernel cannot take.
+    pub fn open(config: &VmConfig) -> Result<Self> {
+        let kernel = Kernel::open(&config.kernel)?;
+        let limit = kernel.cmdline_max();
+        if config.cmdline.len() > limit {
+            return Err(Error::input(
+                "--cmdline",
+                format!(
+                    "{} bytes, and this kernel takes {limit}",
+                    config.cmdline.len()
+                ),
+                "shorten it",
+            ));
+        }
+        let initramfs = config
+            .initramfs
+            .as_deref()
+            .map(Initramfs::open)
+            .transpose()?;
+        let files = Self { kernel, initramfs };
+        // The tables' size depends on the machine alone, so what does not fit can be said now.
+        let tables = acpi::Tables::build(&acpi::Machine::of(config)).place(config.memory);
+        files.placement(config.memory, tables.start())?;
+        Ok(files)
+    }
+
+    /// Whether the kernel needs a CPU that runs 64-bit code.
+    #[must_use]
+    pub fn needs_long_mode(&self) -> bool {
+        self.kernel.is_bzimage()
+    }
+
+    /// Where the initramfs goes, below the tables; and whether kernel and initramfs fit at all.
+    fn placement(&self, memory: u64, tables: u64) -> Result<Option<u64>> {
+        let needed = self.kernel.end();
+        if needed > tables {
+            return Err(Error::input(
+                format!("--memory size={}M", memory >> 20),
+                format!(
+                    "the kernel needs memory up to {} MiB",
+                    needed.div_ceil(1 << 20)
+                ),
+                "give the guest more memory",
+            ));
+        }
+        self.initramfs
+            .as_ref()
+            .map(|initramfs| {
+                initramfs.place(needed, tables.min(self.kernel.initramfs_max()), memory)
+            })
+            .transpose()
+    }
+
+    /// Loads everything into `memory` and tells how to enter the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where a file changed under us, [`Error::Host`] where reading it failed.
+    pub fn load<M: GuestMemoryBackend>(&self, memory: &M, config: &VmConfig) -> Result<Entry> {
+        let tables = acpi::Tables::build(&acpi::Machine::of(config)).place(config.memory);
+        tables.write(memory)?;
+        let initramfs_at = self.placement(config.memory, tables.start())?;
+        let loaded = self.kernel.load(memory)?;
+        let initramfs = match (&self.initramfs, initramfs_at) {
+            (Some(initramfs), Some(at)) => Some(initramfs.load(memory, at)?),
+            _ => None,
+        };
+        let mut cmdline = config.cmdline.clone().into_bytes();
+        cmdline.push(0);
+        memory.write_slice(&cmdline, layout::CMDLINE).map_err(bug)?;
+        let map = layout::memory_map(config.memory, tables.start());
+        let told = params::Told {
+            map,
+            initramfs,
+            cmdline_len: config.cmdline.len(),
+        };
+        params::write(memory, &loaded, &told)?;
+        regs::write_tables(memory, loaded.entry)?;
+        Ok(loaded.entry)
+    }
+}
+
+/// A write into guest memory that the memory map says cannot fail.
+fn bug(error: impl std::fmt::Display) -> Error {
+    Error::host(
+        "boot data",
+        error,
+        "this is a bug in Hotvisor: please report it",
+    )
+}

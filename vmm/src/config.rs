@@ -1,0 +1,145 @@
+//! What a machine is to be, and the checks that need no host.
+
+use crate::arch::layout;
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Most possible vCPUs of a machine; KVM may allow fewer.
+pub const MAX_CPUS: u32 = 1024;
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct VmConfig {
+    /// bzImage or ELF vmlinux.
+    pub kernel: PathBuf,
+    /// Initial RAM file system.
+    pub initramfs: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// vCPUs.
+    pub cpus: Cpus,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// COM1.
+    pub serial: Serial,
+    /// What a guest's reset does.
+    pub on_reset: OnReset,
+    /// How long a guest may take to power off after its power button was pressed.
+    pub shutdown_timeout: Duration,
+}
+
+/// How many vCPUs a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpus {
+    /// vCPUs at boot.
+    pub boot: u32,
+    /// vCPUs that the guest can ever have.
+    pub max: u32,
+}
+
+/// Where COM1 leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// Standard input and output.
+    Tty,
+    /// Output into a file, no input.
+    File(PathBuf),
+    /// A Unix socket that one client at a time connects to.
+    Socket(PathBuf),
+    /// A port with nothing behind it.
+    Null,
+    /// No port.
+    Off,
+}
+
+/// What a guest's reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReset {
+    /// The guest starts again, in the same process.
+    Restart,
+    /// The process ends.
+    Exit,
+}
+
+impl Cpus {
+    /// Checks the counts against each other and against what this program can lay out.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the count that does not fit.
+    pub fn validate(self) -> Result<()> {
+        let Self { boot, max } = self;
+        let asked = format!("--cpus boot={boot},max={max}");
+        if boot == 0 {
+            return Err(Error::input(
+                asked,
+                "a machine without a CPU",
+                "ask for boot=1 or more",
+            ));
+        }
+        if boot > max {
+            let remedy = format!("raise max to {boot} or lower boot to {max}");
+            return Err(Error::input(asked, "boot is greater than max", remedy));
+        }
+        if max > MAX_CPUS {
+            let found = format!("{max} possible CPUs, and {MAX_CPUS} is the most");
+            return Err(Error::input(
+                asked,
+                found,
+                format!("lower max to {MAX_CPUS}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl VmConfig {
+    /// Checks everything that needs neither files nor KVM.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for the first thing that does not fit.
+    pub fn validate(&self) -> Result<()> {
+        self.cpus.validate()?;
+        let (min, max) = (layout::MIN_MEMORY, layout::MAX_MEMORY);
+        if !(min..=max).contains(&self.memory) || !self.memory.is_multiple_of(layout::PAGE) {
+            return Err(Error::input(
+                format!("--memory size={}", self.memory),
+                "not a size that a machine can have",
+                format!(
+                    "ask for {}M to {}G in whole pages of 4K",
+                    min >> 20,
+                    max >> 30
+                ),
+            ));
+        }
+        if self.cmdline.contains('\0') {
+            return Err(Error::input(
+                "--cmdline",
+                "a NUL byte in it",
+                "leave the NUL byte out",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_do_not_fit_are_named() {
+        let refused = |boot, max| Cpus { boot, max }.validate().unwrap_err().to_string();
+        assert!(refused(0, 4).contains("without a CPU"));
+        assert!(refused(5, 4).contains("greater than max"));
+        assert!(refused(1, 1025).contains("1024 is the most"));
+        assert_eq!(
+            Cpus {
+                boot: 1024,
+                max: 1024
+            }
+            .validate(),
+            Ok(())
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! Errors for people: what was asked, what was found, what to do next.
+
+use std::fmt;
+
+/// One sentence in three parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What was asked for, as the user spelt it.
+    pub asked: String,
+    /// What was found instead.
+    pub found: String,
+    /// What to do next.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.asked, self.found, self.remedy)
+    }
+}
+
+/// Why a machine could not be made or kept running.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request cannot be met as it stands; nothing was changed.
+    #[error("{0}")]
+    Input(Problem),
+    /// The host failed us.
+    #[error("{0}")]
+    Host(Problem),
+}
+
+/// Shorthand for this crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A request that cannot be met.
+    pub fn input(
+        asked: impl fmt::Display,
+        found: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self::Input(Problem {
+            asked: asked.to_string(),
+            found: found.to_string(),
+            remedy: remedy.to_string(),
+        })
+    }
+
+    /// A failure of the host.
+    pub fn host(
+        asked: impl fmt::Display,
+        found: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self::Host(Problem {
+            asked: asked.to_string(),
+            found: found.to_string(),
+            remedy: remedy.to_string(),
+        })
+    }
+
+    /// A KVM request that the host's kernel answered with an error.
+    #[must_use]
+    pub fn kvm(request: &str, errno: kvm_ioctls::Error) -> Self {
+        Self::host(
+            format!("KVM {request}"),
+            std::io::Error::from_raw_os_error(errno.errno()),
+            "see what this host's KVM can do with `hotvisor check`",
+        )
+    }
+}

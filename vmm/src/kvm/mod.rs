@@ -1,0 +1,174 @@
+//! The host's KVM: opening it, making a VM with the interrupt controllers that we want, and what it can do.
+
+pub mod memory;
+pub mod probe;
+
+use crate::arch::layout;
+use crate::error::{Error, Result};
+use hotvisor_devices::ioapic::{Message, MessageSink, PINS};
+use hotvisor_devices::ratelimit::RateLimit;
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_msi,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use memory::Ram;
+use std::sync::Arc;
+use tracing::warn;
+
+/// Where KVM is.
+pub const DEVICE: &str = "/dev/kvm";
+
+/// Capabilities without which no machine can be made, and what each is for.
+pub const REQUIRED: [(Cap, &str); 7] = [
+    (Cap::UserMemory, "guest memory"),
+    (Cap::SetTssAddr, "real mode"),
+    (Cap::ExtCpuid, "CPUID"),
+    (Cap::MpState, "application processors"),
+    (
+        Cap::SplitIrqchip,
+        "local APICs in the kernel, the I/O APIC outside",
+    ),
+    (Cap::SignalMsi, "interrupt messages"),
+    (Cap::ImmediateExit, "kicks that are never lost"),
+];
+
+/// Opens KVM and checks what no machine can do without.
+///
+/// # Errors
+/// [`Error::Input`] where there is none, where it may not be used, or where it lacks something.
+pub fn open() -> Result<Kvm> {
+    let kvm = Kvm::new().map_err(|e| {
+        let (found, remedy) = match e.errno() {
+            libc::ENOENT => (
+                "no such device".to_owned(),
+                "load the module kvm_intel or kvm_amd, or enable virtualisation in the firmware",
+            ),
+            libc::EACCES | libc::EPERM => (
+                "permission denied".to_owned(),
+                "add the user to the group kvm (`usermod -aG kvm USER`) and log in again",
+            ),
+            errno => (
+                std::io::Error::from_raw_os_error(errno).to_string(),
+                "see whether another hypervisor holds the CPU, and whether this is a KVM device",
+            ),
+        };
+        Error::input(DEVICE, found, remedy)
+    })?;
+    if u32::try_from(kvm.get_api_version()) != Ok(KVM_API_VERSION) {
+        let found = format!("speaks version {} of KVM's API", kvm.get_api_version());
+        return Err(Error::input(
+            DEVICE,
+            found,
+            "use a device that is KVM's, version 12",
+        ));
+    }
+    match REQUIRED
+        .into_iter()
+        .find(|(cap, _)| !kvm.check_extension(*cap))
+    {
+        None => Ok(kvm),
+        Some((cap, what)) => Err(Error::input(
+            DEVICE,
+            format!("cannot do {cap:?} ({what})"),
+            "use a host kernel of version 4.12 or later",
+        )),
+    }
+}
+
+/// The CPUID leaves that this KVM supports.
+///
+/// # Errors
+/// [`Error::Host`] with KVM's answer.
+pub fn supported_cpuid(kvm: &Kvm) -> Result<CpuId> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(|e| Error::kvm("supported CPUID", e))
+}
+
+/// A KVM VM and the memory that it maps. Everything that keeps the VM alive in the kernel (a vCPU's
+/// descriptor among it) holds one of these, so that the memory outlives all of them.
+pub struct Vm {
+    fd: VmFd,
+    ram: Arc<Ram>,
+}
+
+impl Vm {
+    /// A VM with `ram`, local APICs in the kernel and the I/O APIC outside.
+    ///
+    /// # Errors
+    /// [`Error::Host`] with KVM's answer.
+    pub fn new(kvm: &Kvm, ram: Arc<Ram>) -> Result<Self> {
+        let fd = kvm.create_vm().map_err(|e| Error::kvm("create VM", e))?;
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+            .map_err(|e| Error::kvm("set identity map address", e))?;
+        fd.set_tss_address(layout::KVM_TSS)
+            .map_err(|e| Error::kvm("set TSS address", e))?;
+        let enable = |cap, arg| {
+            let mut request = kvm_enable_cap {
+                cap,
+                ..kvm_enable_cap::default()
+            };
+            request.args[0] = arg;
+            fd.enable_cap(&request)
+                .map_err(|e| Error::kvm(&format!("enable capability {cap}"), e))
+        };
+        enable(KVM_CAP_SPLIT_IRQCHIP, PINS as u64)?;
+        // 32-bit destinations, and 0xff an id like any other.
+        let x2apic = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+        enable(KVM_CAP_X2APIC_API, u64::from(x2apic))?;
+        ram.map_into(&fd)?;
+        Ok(Self { fd, ram })
+    }
+
+    /// KVM's descriptor of the VM.
+    #[must_use]
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+}
+
+/// Delivers the I/O APIC's messages to KVM's local APICs.
+pub struct Messages {
+    vm: Arc<Vm>,
+    limit: RateLimit,
+}
+
+impl Messages {
+    /// Messages into `vm`.
+    #[must_use]
+    pub fn new(vm: Arc<Vm>) -> Self {
+        Self {
+            vm,
+            limit: RateLimit::new(8),
+        }
+    }
+}
+
+/// Base of the addresses of interrupt messages, and the bit that makes the destination a logical one
+/// (Intel SDM volume 3A, section 11.11).
+const MSI_BASE: u32 = 0xfee0_0000;
+const MSI_LOGICAL: u32 = 1 << 2;
+
+impl MessageSink for Messages {
+    fn send(&self, message: Message) {
+        let logical = if message.logical { MSI_LOGICAL } else { 0 };
+        let msi = kvm_msi {
+            address_lo: MSI_BASE | (message.destination & 0xff) << 12 | logical,
+            // With 32-bit ids: bits 8 to 31 of the destination.
+            address_hi: message.destination & !0xff,
+            data: message.data,
+            ..kvm_msi::default()
+        };
+        if let Err(e) = self.vm.fd.signal_msi(msi)
+            && let Some(n) = self.limit.pass()
+        {
+            warn!(?message, n, "no local APIC took an interrupt: {e}");
+        }
+    }
+}

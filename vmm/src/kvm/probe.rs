@@ -1,0 +1,1 @@
+//! What a KVM can do, found out by trying.
