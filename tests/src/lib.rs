@@ -1,1 +1,27 @@
-//! The test bed.
+//! The test bed: everything between `cargo test` and an unmodified Linux guest.
+//!
+//! Hotvisor needs a KVM that runs 64-bit guests. Where the host has one, tests use it directly;
+//! anywhere else the bed boots an emulated machine (*L1*: QEMU without hardware acceleration, whose
+//! emulated CPU offers SVM) and runs the same test executable, with the same arguments, inside it.
+//! The guest that Hotvisor boots is called *L2*, whether or not there is an L1 around it.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`host`] | Debian packages that the host must have |
+//! | [`paths`] | where the bed keeps what it makes |
+//! | [`kernels`] | Debian's kernels, fetched once, and their modules |
+//! | [`image`] | initial RAM file systems |
+//! | [`artifacts`] | one directory with all that a test needs, the same in L1 and on the host |
+//! | [`nested`] | L1: boots it, runs one program in it, brings its output and exit code back |
+//! | [`vm`] | drives one VMM process and the shell of the guest in it |
+//! | [`harness`] | runs a table of tests wherever they can run |
+
+pub mod artifacts;
+pub mod harness;
+pub mod host;
+pub mod image;
+pub mod kernels;
+pub mod nested;
+pub mod paths;
+pub mod process;
+pub mod vm;

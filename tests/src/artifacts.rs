@@ -1,0 +1,170 @@
+//! One directory with all that a test needs. The host makes it; L1 gets a copy of it, so that a
+//! test finds its things by the same names wherever it runs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::kernels::Kernel;
+use crate::{image, paths, process};
+
+/// Names the directory, inside L1.
+const VARIABLE: &str = "HOTVISOR_ARTIFACTS";
+
+/// Where the directory is in L1.
+pub const IN_L1: &str = "/artifacts";
+
+/// The directory of artifacts.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    dir: PathBuf,
+}
+
+impl Artifacts {
+    /// Makes the directory on the host: the VMM as a release build, and for each kernel its
+    /// bzImage, its vmlinux, its configuration and the guest image.
+    ///
+    /// # Errors
+    /// Something cannot be built or fetched.
+    pub fn prepare(kernels: &[Kernel]) -> Result<Self> {
+        let artifacts = Self {
+            dir: paths::bed("artifacts")?,
+        };
+        artifacts.prepare_hotvisor()?;
+        for &kernel in kernels {
+            artifacts.prepare_kernel(kernel)?;
+        }
+        Ok(artifacts)
+    }
+
+    /// The VMM alone, enough to ask it what the host can do.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn prepare_hotvisor(&self) -> Result<()> {
+        copy(&build_hotvisor()?, &self.hotvisor())
+    }
+
+    fn prepare_kernel(&self, kernel: Kernel) -> Result<()> {
+        let unpacked = kernel.fetch()?;
+        fs::create_dir_all(self.dir.join(kernel.name()))?;
+        copy(&unpacked.bzimage(), &self.bzimage(kernel))?;
+        copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?;
+        image::guest(&unpacked, &self.initramfs(kernel))
+    }
+
+    /// The directory that is there already: the one in L1, or what [`Artifacts::prepare`] made.
+    ///
+    /// # Errors
+    /// There is none yet, and it cannot be made.
+    pub fn open() -> Result<Self> {
+        match std::env::var_os(VARIABLE) {
+            Some(dir) => Ok(Self { dir: dir.into() }),
+            None => Ok(Self {
+                dir: paths::bed("artifacts")?,
+            }),
+        }
+    }
+
+    /// The variable by which a program in L1 finds the directory.
+    #[must_use]
+    pub fn variable() -> (String, String) {
+        (VARIABLE.to_owned(), IN_L1.to_owned())
+    }
+
+    /// The VMM's executable.
+    #[must_use]
+    pub fn hotvisor(&self) -> PathBuf {
+        self.dir.join("hotvisor")
+    }
+
+    /// A kernel as Debian ships it.
+    #[must_use]
+    pub fn bzimage(&self, kernel: Kernel) -> PathBuf {
+        self.dir.join(kernel.name()).join("vmlinuz")
+    }
+
+    /// A kernel as an ELF file, to be entered through PVH.
+    #[must_use]
+    pub fn vmlinux(&self, kernel: Kernel) -> PathBuf {
+        self.dir.join(kernel.name()).join("vmlinux")
+    }
+
+    /// The guest image for a kernel.
+    #[must_use]
+    pub fn initramfs(&self, kernel: Kernel) -> PathBuf {
+        self.dir.join(kernel.name()).join("initramfs")
+    }
+
+    /// The files for these kernels, each with its place in L1.
+    #[must_use]
+    pub fn for_l1(&self, kernels: &[Kernel]) -> Vec<(PathBuf, String)> {
+        let mut files = vec![self.hotvisor()];
+        for &kernel in kernels {
+            files.extend([
+                self.bzimage(kernel),
+                self.vmlinux(kernel),
+                self.initramfs(kernel),
+            ]);
+        }
+        files
+            .into_iter()
+            .map(|file| {
+                let inside = file.strip_prefix(&self.dir).unwrap_or(&file);
+                let inside = format!("{IN_L1}/{}", inside.display());
+                (file, inside)
+            })
+            .collect()
+    }
+}
+
+/// A copy that is never half there; skipped when it is up to date.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let source = fs::metadata(from).with_context(|| format!("there is no {}", from.display()))?;
+    let current = fs::metadata(to).is_ok_and(|target| {
+        target.len() == source.len()
+            && matches!((source.modified(), target.modified()), (Ok(old), Ok(new)) if old == new)
+    });
+    if current {
+        return Ok(());
+    }
+    paths::replace(to, |file| {
+        io::copy(&mut fs::File::open(from)?, file)?;
+        file.set_permissions(source.permissions())?;
+        file.set_modified(source.modified()?)?;
+        Ok(())
+    })
+}
+
+/// The release build of the VMM, or what `HOTVISOR_BIN` names instead.
+fn build_hotvisor() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("HOTVISOR_BIN") {
+        return Ok(path.into());
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let messages = process::text(
+        Command::new(cargo)
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "hotvisor",
+                "--message-format=json",
+            ])
+            .arg("--target-dir")
+            .arg(paths::target())
+            .current_dir(paths::workspace()),
+    )
+    .context("the VMM does not build")?;
+    for line in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let is_hotvisor = message["target"]["name"] == "hotvisor";
+        if let (true, Some(executable)) = (is_hotvisor, message["executable"].as_str()) {
+            return Ok(executable.into());
+        }
+    }
+    bail!("cargo built no executable `hotvisor`");
+}

@@ -1,0 +1,84 @@
+//! `cargo testbed demo`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use hotvisor_tests::artifacts::Artifacts;
+use hotvisor_tests::host;
+use hotvisor_tests::kernels::Kernel;
+use hotvisor_tests::nested::{Clock, Job};
+use hotvisor_tests::vm::{SOON, Vm};
+
+use crate::inner;
+use crate::progress::Step;
+
+/// The guest's memory in MiB.
+const MEMORY: u32 = 512;
+const KERNEL: Kernel = Kernel::V6_1Cloud;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: &Args) -> Result<ExitCode> {
+    if Job::is_running() {
+        return show(&Artifacts::open()?);
+    }
+    host::ensure(host::BED)?;
+    let artifacts = {
+        let _step = Step::begin("building Hotvisor, fetching a Debian kernel");
+        Artifacts::prepare(&[KERNEL])?
+    };
+    if inner::is_here(&artifacts) {
+        eprintln!("this machine's KVM runs 64-bit guests: using it directly");
+        return show(&artifacts);
+    }
+    eprintln!("no KVM for 64-bit guests here: booting an emulated machine that has one");
+    inner::again_in_l1(&artifacts, &[KERNEL], Vec::new(), Clock::Wall)
+}
+
+fn show(artifacts: &Artifacts) -> Result<ExitCode> {
+    let vm = {
+        let _step = Step::begin("booting Debian's Linux 6.1 under Hotvisor with 4 vCPUs");
+        let vm = Vm::hotvisor(artifacts.hotvisor())
+            .kernel(artifacts.bzimage(KERNEL))
+            .initramfs(artifacts.initramfs(KERNEL))
+            .cpus(4, 8)
+            .memory(MEMORY)
+            .start()?;
+        vm.wait_for_init(1)?;
+        vm
+    };
+    let (init, uptime) = vm.wait_for_init(1)?;
+    let cpus = |which: &str| vm.sh_ok(&format!("cat /sys/devices/system/cpu/{which}"));
+    println!("guest");
+    println!("  kernel            {}", vm.sh_ok("uname -r")?);
+    println!("  hypervisor        {}", hypervisor(&vm)?);
+    println!(
+        "  CPUs online       {} (nproc {})",
+        cpus("online")?,
+        vm.sh_ok("nproc")?
+    );
+    println!("  CPUs present      {}", cpus("present")?);
+    println!("  CPUs possible     {}", cpus("possible")?);
+    println!("  init after        {uptime:.2} s on the guest's clock");
+    println!("VMM");
+    let since = init.duration_since(vm.started());
+    println!("  start to init     {:.2} s", since.as_secs_f64());
+    println!(
+        "  its own memory    {} KiB, without the guest's {MEMORY} MiB",
+        vm.own_memory(MEMORY)?
+    );
+    println!("  threads");
+    for thread in vm.threads()? {
+        println!("    {:<16} {}", thread.name, thread.state);
+    }
+    vm.press_power_button()?;
+    vm.wait_success(SOON)?;
+    println!("the guest powered itself off when the VMM got SIGTERM; exit code 0");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hypervisor(vm: &Vm) -> Result<String> {
+    let line = vm.sh_ok("dmesg | grep -m 1 'Hypervisor detected' || echo ': none'")?;
+    Ok(line.rsplit(": ").next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,48 @@
+//! `cargo testbed`: the test bed at the command line.
+
+mod demo;
+mod figures;
+mod inner;
+mod progress;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hotvisor_tests::nested;
+
+/// Runs Hotvisor with real guests on any machine that runs Debian 12: on the machine's own KVM where
+/// that can run 64-bit guests, and otherwise inside an emulated machine.
+#[derive(Parser)]
+#[command(name = "testbed", bin_name = "cargo testbed")]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Boot a guest with four vCPUs, show what it and the VMM say, and end.
+    Demo(demo::Args),
+    /// Run every check and every test, and count.
+    Test(test::Args),
+    /// Open a shell where Hotvisor, kernels and guest images are at hand.
+    Shell(shell::Args),
+    /// Measure Hotvisor beside Debian's QEMU and print a table.
+    Figures(figures::Args),
+}
+
+fn main() -> ExitCode {
+    nested::run_if_first_process();
+    let done = match Cli::parse().action {
+        Action::Demo(args) => demo::run(&args),
+        Action::Test(args) => test::run(&args),
+        Action::Shell(args) => shell::run(&args),
+        Action::Figures(args) => figures::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,247 @@
+//! `cargo testbed test`.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use hotvisor_tests::{host, paths, process};
+
+/// Tests that need KVM and a bed, and so run last and each on its own.
+const IN_BED: &[&str] = &["baremetal", "e2e"];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose names contain this, and no checks of the source.
+    filter: Option<String>,
+}
+
+/// A command, and what it is called.
+struct Step {
+    name: String,
+    command: Command,
+    /// Whether it prints the results of tests; otherwise it is one check itself.
+    has_tests: bool,
+}
+
+/// Numbers of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    host::ensure(host::BED)?;
+    host::ensure(host::BAREMETAL)?;
+    let steps = steps(args.filter.as_deref())?;
+    let mut total = Count::default();
+    let number = steps.len();
+    for (at, step) in (1..).zip(steps) {
+        eprintln!("\n=== {at} of {number}: {} ===", step.name);
+        let started = Instant::now();
+        let name = step.name.clone();
+        let count = step.run()?;
+        total = total.plus(count);
+        let seconds = started.elapsed().as_secs();
+        eprintln!("=== {at} of {number}: {name}: {count} ({seconds} s) ===");
+    }
+    if total == Count::default() {
+        eprintln!(
+            "error: no test has {:?} in its name",
+            args.filter.as_deref().unwrap_or_default()
+        );
+    }
+    println!("{total}");
+    let good = total.failed == 0 && total.passed > 0;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    let mut add = |name: &str, has_tests: bool, args: &[&str]| {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(args).current_dir(paths::workspace());
+        if has_tests {
+            command.args(["--no-fail-fast", "--"]).args(filter);
+        }
+        steps.push(Step {
+            name: name.to_owned(),
+            command,
+            has_tests,
+        });
+    };
+    if filter.is_none() {
+        add("formatting", false, &["fmt", "--all", "--check"]);
+        let lint = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        add("lints", false, &lint);
+    }
+    let integration = integration_tests()?;
+    let mut unit = vec!["test", "--workspace", "--lib", "--bins"];
+    for name in integration
+        .iter()
+        .filter(|name| !IN_BED.contains(&name.as_str()))
+    {
+        unit.extend(["--test", name]);
+    }
+    add("unit and property tests", true, &unit);
+    add(
+        "documentation tests",
+        true,
+        &["test", "--workspace", "--doc"],
+    );
+    for name in IN_BED
+        .iter()
+        .filter(|&&name| integration.iter().any(|found| found == name))
+    {
+        add(
+            &format!("{name} tests"),
+            true,
+            &["test", "--package", "hotvisor-tests", "--test", name],
+        );
+    }
+    Ok(steps)
+}
+
+/// The names of the workspace's integration tests.
+fn integration_tests() -> Result<Vec<String>> {
+    let metadata = process::output(
+        Command::new("cargo")
+            .args(["metadata", "--no-deps", "--format-version=1"])
+            .current_dir(paths::workspace()),
+    )?;
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata)?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo knows no packages")?;
+    let targets = packages
+        .iter()
+        .filter_map(|package| package["targets"].as_array())
+        .flatten();
+    let tests = targets.filter(|target| target["kind"][0] == "test");
+    Ok(tests
+        .filter_map(|test| test["name"].as_str())
+        .map(str::to_owned)
+        .collect())
+}
+
+impl Step {
+    /// Runs the command, shows what it prints, and counts.
+    fn run(mut self) -> Result<Count> {
+        let line = process::spelled(&self.command);
+        let mut child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start `{line}`"))?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("the step has no standard output")?;
+        let mut count = Count::default();
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            count = count.plus(Count::of_line(&line));
+        }
+        let success = child.wait()?.success();
+        Ok(count.of_step(self.has_tests, success))
+    }
+}
+
+impl Count {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+
+    /// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`; nothing for any other line.
+    fn of_line(line: &str) -> Self {
+        let mut count = Self::default();
+        let Some((_, result)) = line.split_once("test result: ") else {
+            return count;
+        };
+        let Some((_, numbers)) = result.split_once(". ") else {
+            return count;
+        };
+        for part in numbers.split("; ") {
+            let Some((number, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let Ok(number) = number.parse() else { continue };
+            match what {
+                "passed" => count.passed = number,
+                "failed" => count.failed = number,
+                "ignored" => count.skipped = number,
+                _ => {}
+            }
+        }
+        count
+    }
+
+    /// A step without tests counts as one; a step that failed without a failed test, as when it
+    /// does not compile, has one failure all the same.
+    fn of_step(mut self, has_tests: bool, success: bool) -> Self {
+        if !success && self.failed == 0 {
+            self.failed = 1;
+        } else if !has_tests {
+            self.passed = 1;
+        }
+        self
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_from_what_the_harness_prints() {
+        let line = "test result: FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 9 filtered out";
+        assert_eq!(
+            Count::of_line(line),
+            Count {
+                passed: 5,
+                failed: 2,
+                skipped: 1
+            }
+        );
+        assert_eq!(Count::of_line("test boot ... ok"), Count::default());
+    }
+
+    #[test]
+    fn a_step_that_fails_without_a_test_is_a_failure() {
+        let none = Count::default();
+        assert_eq!(none.of_step(true, false).failed, 1);
+        assert_eq!(none.of_step(false, true).passed, 1);
+        assert_eq!(none.of_step(true, true), none);
+    }
+}

@@ -1,0 +1,202 @@
+//! Runs a table of tests wherever they can run.
+//!
+//! If the host's own KVM is enough, or this process is in L1 already, the tests run here. Otherwise
+//! one L1 is booted with this executable in it, which gets the same arguments there. So `cargo
+//! test`, `cargo test NAME` and `cargo nextest` work from outside, and listing boots nothing.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+
+pub use crate::host::Requirement;
+
+use crate::artifacts::Artifacts;
+use crate::host;
+use crate::kernels::Kernel;
+use crate::nested::{self, Bed, Job};
+use crate::vm::{Builder, Vm};
+
+/// Environment variables that reach tests in L1.
+const PASSED_ON: &[&str] = &[VMM_VARIABLE, "RUST_BACKTRACE", "RUST_LOG"];
+
+/// `qemu` runs tests that hold for any VMM against Debian's QEMU, to know that a test is right.
+const VMM_VARIABLE: &str = "HOTVISOR_TEST_VMM";
+
+/// What a test does.
+pub type Body = Arc<dyn Fn(&Context) -> Result<()> + Send + Sync>;
+
+/// One test.
+#[derive(Clone)]
+pub struct Test {
+    /// Its name: groups and the kernel are separated by `::`.
+    pub name: String,
+    /// The kernels that it boots.
+    pub kernels: Vec<Kernel>,
+    /// What it does.
+    pub run: Body,
+}
+
+impl Test {
+    /// A test that boots one kernel; its name ends with the kernel's.
+    pub fn with_kernel(
+        name: &str,
+        kernel: Kernel,
+        run: impl Fn(&Context, Kernel) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: format!("{name}::{}", kernel.name()),
+            kernels: vec![kernel],
+            run: Arc::new(move |context| run(context, kernel)),
+        }
+    }
+}
+
+/// A table of tests.
+pub struct Suite {
+    /// What they need of KVM.
+    pub requirement: Requirement,
+    /// Debian packages that the host must have beside the bed's own.
+    pub packages: &'static [&'static str],
+    /// More files for L1, each with its place there.
+    pub files: fn() -> Result<Vec<(PathBuf, String)>>,
+    /// The tests.
+    pub tests: Vec<Test>,
+}
+
+/// What a test gets.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The VMM, kernels and guest images.
+    pub artifacts: Artifacts,
+}
+
+impl Context {
+    /// A VM under Hotvisor with a kernel, its guest image, and one vCPU.
+    #[must_use]
+    pub fn vm(&self, kernel: Kernel) -> Builder {
+        let vm = if std::env::var(VMM_VARIABLE).is_ok_and(|vmm| vmm == "qemu") {
+            Vm::peer_qemu()
+        } else {
+            Vm::hotvisor(self.artifacts.hotvisor())
+        };
+        vm.kernel(self.artifacts.bzimage(kernel))
+            .initramfs(self.artifacts.initramfs(kernel))
+    }
+}
+
+/// The `main` of a test executable without the standard harness.
+#[must_use]
+pub fn main(suite: Suite) -> ExitCode {
+    nested::run_if_first_process();
+    let arguments = Arguments::from_args();
+    match run(suite, &arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.list {
+        return Ok(run_here(suite.tests, arguments, None));
+    }
+    if Job::is_running() {
+        let context = Context {
+            artifacts: Artifacts::open()?,
+        };
+        return Ok(run_here(suite.tests, arguments, Some(context)));
+    }
+    let kernels = selected_kernels(&suite.tests, arguments);
+    let Some(kernels) = kernels else {
+        return Ok(run_here(suite.tests, arguments, None));
+    };
+    host::ensure(suite.packages)?;
+    host::ensure(host::BED)?;
+    let artifacts = Artifacts::prepare(&kernels)?;
+    if suite.requirement.met_here(&artifacts.hotvisor()) {
+        return Ok(run_here(
+            suite.tests,
+            arguments,
+            Some(Context { artifacts }),
+        ));
+    }
+    let mut files = artifacts.for_l1(&kernels);
+    files.extend((suite.files)()?);
+    if std::env::var_os(VMM_VARIABLE).is_some() {
+        files.extend(nested::peer_qemu_files()?);
+    }
+    run_in_l1(files)
+}
+
+/// The kernels that the selected tests boot, or nothing if no test is selected.
+fn selected_kernels(tests: &[Test], arguments: &Arguments) -> Option<Vec<Kernel>> {
+    let mut kernels = BTreeSet::new();
+    let mut any = false;
+    for test in tests {
+        let trial = Trial::test(test.name.clone(), || Ok(()));
+        if !arguments.is_filtered_out(&trial) {
+            any = true;
+            kernels.extend(test.kernels.iter().copied());
+        }
+    }
+    any.then(|| kernels.into_iter().collect())
+}
+
+/// Runs the tests in this process, one at a time: they measure, and the machine is small.
+fn run_here(tests: Vec<Test>, arguments: &Arguments, context: Option<Context>) -> ExitCode {
+    let context = context.map(Arc::new);
+    let trials = tests
+        .into_iter()
+        .map(|test| {
+            let context = context.clone();
+            Trial::test(test.name, move || {
+                let context = context.ok_or("this test has nothing to run with")?;
+                (test.run)(&context).map_err(|error| format!("{error:#}").into())
+            })
+        })
+        .collect();
+    let arguments = Arguments {
+        test_threads: Some(1),
+        ..arguments.clone()
+    };
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs this executable with its own arguments in L1.
+fn run_in_l1(files: Vec<(PathBuf, String)>) -> Result<ExitCode> {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    if !args.iter().any(|arg| arg.starts_with("--color")) {
+        let color = if std::io::stdout().is_terminal() {
+            "always"
+        } else {
+            "never"
+        };
+        args.push(format!("--color={color}"));
+    }
+    let mut job = Job::new("/init", args)?;
+    job.env.push(Artifacts::variable());
+    for &name in PASSED_ON {
+        job.env.extend(
+            std::env::var(name)
+                .ok()
+                .map(|value| (name.to_owned(), value)),
+        );
+    }
+    let bed = Bed {
+        files,
+        ..Bed::new(job)
+    };
+    let outcome = bed.run(&mut |bytes| {
+        let mut stdout = std::io::stdout().lock();
+        // Whoever closed our output learns the result from the exit code.
+        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    })?;
+    Ok(nested::exit_code(outcome.status))
+}

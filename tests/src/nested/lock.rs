@@ -1,0 +1,34 @@
+//! One bed at a time on a machine: two would starve each other, and then every deadline is missed.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::paths;
+
+/// Longest turn that a bed may take before the next one gives up.
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+
+/// Waits for its turn, which ends when the file is closed.
+pub(super) fn take() -> Result<File> {
+    let path = paths::bed("")?.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)?;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    eprintln!("bed: waiting for another bed on this machine to end");
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(file.lock().map(|()| file)));
+    let file = receiver
+        .recv_timeout(PATIENCE)
+        .with_context(|| format!("another bed has held {} for {PATIENCE:?}", path.display()))??;
+    Ok(file)
+}

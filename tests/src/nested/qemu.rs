@@ -1,0 +1,74 @@
+//! The command line of L1.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Bed, Clock};
+
+/// The files that QEMU reads and writes.
+pub(super) struct Files {
+    pub(super) kernel: PathBuf,
+    pub(super) initramfs: PathBuf,
+    /// What L1's kernel says.
+    pub(super) console: PathBuf,
+    /// The files that come back.
+    pub(super) results: PathBuf,
+}
+
+/// Nothing that protects against anybody is of use here, and all of it costs time when emulated; a
+/// fixed layout makes runs with [`Clock::Instructions`] repeatable.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off nokaslr no5lvl \
+                                 norandmaps audit=0 nmi_watchdog=0 workqueue.power_efficient=0";
+
+/// QEMU, which ends when the thread ends that starts it, even if that is killed.
+pub(super) fn command(bed: &Bed, files: &Files) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    command.args([
+        "-no-user-config",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    command.args([
+        "-machine",
+        "q35",
+        "-cpu",
+        "max",
+        "-m",
+        &bed.memory.to_string(),
+    ]);
+    match bed.clock {
+        Clock::Wall => command.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
+        Clock::Instructions => {
+            command.args(["-accel", "tcg,thread=single", "-smp", "1"]);
+            command.args([
+                "-icount",
+                "shift=0,sleep=off",
+                "-rtc",
+                "base=2026-01-01,clock=vm",
+            ])
+        }
+    };
+    command
+        .arg("-kernel")
+        .arg(&files.kernel)
+        .arg("-initrd")
+        .arg(&files.initramfs);
+    command.args(["-append", KERNEL_PARAMETERS]);
+    // ttyS0, ttyS1, ttyS2
+    command.args(["-serial", &to_file(&files.console)]);
+    command.args([
+        "-chardev",
+        "stdio,id=job,signal=off",
+        "-serial",
+        "chardev:job",
+    ]);
+    command.args(["-serial", &to_file(&files.results)]);
+    command
+}
+
+fn to_file(path: &Path) -> String {
+    format!("file:{}", path.display())
+}

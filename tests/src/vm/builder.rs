@@ -1,0 +1,197 @@
+//! The command line of a VMM, and its start.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::watch::Watched;
+use super::{Console, Vm};
+
+/// Which VMM to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vmm {
+    /// Hotvisor.
+    Hotvisor,
+    /// Debian's QEMU, to compare with.
+    PeerQemu,
+}
+
+/// A VM to be started.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    vmm: Vmm,
+    program: PathBuf,
+    kernel: PathBuf,
+    initramfs: Option<PathBuf>,
+    cmdline: String,
+    boot_cpus: u32,
+    max_cpus: u32,
+    memory: u32,
+    args: Vec<String>,
+}
+
+impl Vm {
+    /// A VM under Hotvisor, by the path of its executable.
+    #[must_use]
+    pub fn hotvisor(program: impl Into<PathBuf>) -> Builder {
+        Builder::new(Vmm::Hotvisor, program.into())
+    }
+
+    /// A VM under Debian's QEMU with KVM.
+    #[must_use]
+    pub fn peer_qemu() -> Builder {
+        Builder::new(Vmm::PeerQemu, "qemu-system-x86_64".into())
+    }
+}
+
+/// Where QEMU listens for commands.
+pub(super) fn monitor_socket(folder: &Path) -> PathBuf {
+    folder.join("monitor")
+}
+
+impl Builder {
+    fn new(vmm: Vmm, program: PathBuf) -> Self {
+        Self {
+            vmm,
+            program,
+            kernel: PathBuf::new(),
+            initramfs: None,
+            cmdline: "console=ttyS0 quiet".to_owned(),
+            boot_cpus: 1,
+            max_cpus: 1,
+            memory: 512,
+            args: Vec::new(),
+        }
+    }
+
+    /// The kernel: a bzImage, or an ELF file with a PVH note.
+    #[must_use]
+    pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.kernel = path.into();
+        self
+    }
+
+    /// The initial RAM file system.
+    #[must_use]
+    pub fn initramfs(mut self, path: impl Into<PathBuf>) -> Self {
+        self.initramfs = Some(path.into());
+        self
+    }
+
+    /// The kernel's parameters, instead of `console=ttyS0 quiet`.
+    #[must_use]
+    pub fn cmdline(mut self, cmdline: &str) -> Self {
+        cmdline.clone_into(&mut self.cmdline);
+        self
+    }
+
+    /// Number of vCPUs at boot, and the number that it can grow to.
+    #[must_use]
+    pub fn cpus(mut self, boot: u32, max: u32) -> Self {
+        self.boot_cpus = boot;
+        self.max_cpus = max;
+        self
+    }
+
+    /// The guest's memory in MiB.
+    #[must_use]
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory = mib;
+        self
+    }
+
+    /// One more argument for the VMM.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// The guest does not restart: when it reboots, the VMM ends.
+    #[must_use]
+    pub fn no_reboot(self) -> Self {
+        let flag = match self.vmm {
+            Vmm::Hotvisor => "--no-reboot",
+            Vmm::PeerQemu => "-no-reboot",
+        };
+        self.arg(flag)
+    }
+
+    /// Starts the VMM.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self) -> Result<Vm> {
+        let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
+        let mut command = match self.vmm {
+            Vmm::Hotvisor => self.hotvisor(),
+            Vmm::PeerQemu => self.qemu(folder.path()),
+        };
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let started = Instant::now();
+        let (process, pipes) = Watched::spawn(&mut command)?;
+        let missing = "the VMM was started without a pipe";
+        Ok(Vm {
+            vmm: self.vmm,
+            process,
+            stdin: pipes.stdin,
+            console: Console::collect("vm-console", pipes.stdout.context(missing)?)?,
+            stderr: Console::collect("vmm-stderr", pipes.stderr.context(missing)?)?,
+            started,
+            commands: AtomicU32::new(0),
+            folder,
+        })
+    }
+
+    fn hotvisor(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("run").arg("--kernel").arg(&self.kernel);
+        if let Some(initramfs) = &self.initramfs {
+            command.arg("--initramfs").arg(initramfs);
+        }
+        command.args(["--cmdline", &self.cmdline]);
+        command.args([
+            "--cpus",
+            &format!("boot={},max={}", self.boot_cpus, self.max_cpus),
+        ]);
+        command.args(["--memory", &format!("size={}M", self.memory)]);
+        command.args(["--serial", "tty", "--console", "off"]);
+        command.args(&self.args);
+        command
+    }
+
+    fn qemu(&self, folder: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["-no-user-config", "-nodefaults", "-display", "none"]);
+        command.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host"]);
+        command.args([
+            "-smp",
+            &format!("{},maxcpus={}", self.boot_cpus, self.max_cpus),
+        ]);
+        command.args(["-m", &self.memory.to_string()]);
+        command.arg("-kernel").arg(&self.kernel);
+        if let Some(initramfs) = &self.initramfs {
+            command.arg("-initrd").arg(initramfs);
+        }
+        command.args(["-append", &self.cmdline]);
+        command.args([
+            "-chardev",
+            "stdio,id=serial,signal=off",
+            "-serial",
+            "chardev:serial",
+        ]);
+        let monitor = monitor_socket(folder);
+        command.args([
+            "-monitor",
+            &format!("unix:{},server=on,wait=off", monitor.display()),
+        ]);
+        command.args(&self.args);
+        command
+    }
+}

@@ -1,0 +1,18 @@
+//! End-to-end tests: an unmodified Debian kernel as the guest, driven from outside through its
+//! serial port and from the host's side through the VMM's process.
+
+mod boot;
+mod end;
+
+use std::process::ExitCode;
+
+use hotvisor_tests::harness::{self, Requirement, Suite};
+
+fn main() -> ExitCode {
+    harness::main(Suite {
+        requirement: Requirement::LongMode,
+        packages: &[],
+        files: || Ok(Vec::new()),
+        tests: [boot::tests(), end::tests()].concat(),
+    })
+}
