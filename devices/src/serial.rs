@@ -49,7 +49,9 @@ impl Output {
     /// How many bytes are kept for a reader that stalls, before the oldest are dropped.
     pub const CAPACITY: usize = 1 << 20;
 
-    fn new(sink: Arc<dyn SerialSink>) -> Self {
+    /// An empty buffer that posts to `sink`. It may outlive the port that fills it.
+    #[must_use]
+    pub fn new(sink: Arc<dyn SerialSink>) -> Self {
         Self {
             queue: Mutex::default(),
             sink,
@@ -144,25 +146,15 @@ impl io::Write for Out {
 /// The port.
 pub struct Serial {
     uart: Mutex<Uart<Irq, Events, Out>>,
-    output: Arc<Output>,
 }
 
 impl Serial {
-    /// A port that interrupts through `irq` and posts to `sink`.
+    /// A port that interrupts through `irq`, posts to `sink` and sends into `output`.
     #[must_use]
-    pub fn new(irq: Arc<dyn IrqLine>, sink: Arc<dyn SerialSink>) -> Self {
-        let output = Arc::new(Output::new(sink.clone()));
-        let uart = Uart::with_events(Irq(irq), Events(sink), Out(output.clone()));
+    pub fn new(irq: Arc<dyn IrqLine>, sink: Arc<dyn SerialSink>, output: Arc<Output>) -> Self {
         Self {
-            uart: Mutex::new(uart),
-            output,
+            uart: Mutex::new(Uart::with_events(Irq(irq), Events(sink), Out(output))),
         }
-    }
-
-    /// What the guest has sent.
-    #[must_use]
-    pub fn output(&self) -> &Arc<Output> {
-        &self.output
     }
 
     /// Gives the guest input; returns how many of `bytes` it took. The rest is for after
@@ -214,9 +206,20 @@ mod tests {
         }
     }
 
-    fn port() -> (Serial, Arc<Counts>) {
+    struct Port {
+        serial: Serial,
+        output: Arc<Output>,
+        counts: Arc<Counts>,
+    }
+
+    fn port() -> Port {
         let counts = Arc::new(Counts::default());
-        (Serial::new(counts.clone(), counts.clone()), counts)
+        let output = Arc::new(Output::new(counts.clone()));
+        Port {
+            serial: Serial::new(counts.clone(), counts.clone(), output.clone()),
+            output,
+            counts,
+        }
     }
 
     fn send(serial: &Serial, bytes: &[u8]) {
@@ -225,10 +228,9 @@ mod tests {
         }
     }
 
-    fn drained(serial: &Serial) -> Vec<u8> {
+    fn drained(output: &Output) -> Vec<u8> {
         let mut all = Vec::new();
-        serial
-            .output()
+        output
             .drain(|chunk| {
                 let n = chunk.len().min(7);
                 all.extend_from_slice(&chunk[..n]);
@@ -240,43 +242,41 @@ mod tests {
 
     #[test]
     fn output_is_posted_once_and_survives_short_writes() {
-        let (serial, counts) = port();
+        let Port {
+            serial,
+            output,
+            counts,
+        } = port();
         send(&serial, b"hello, world, and some more");
         assert_eq!(counts.ready.load(Ordering::Relaxed), 1);
-        assert_eq!(drained(&serial), b"hello, world, and some more");
+        assert_eq!(drained(&output), b"hello, world, and some more");
         send(&serial, b"!");
         assert_eq!(counts.ready.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn a_stalled_reader_gets_the_newest_bytes() {
-        let (serial, _counts) = port();
-        let refused = serial
-            .output()
-            .drain(|_| Err(io::ErrorKind::WouldBlock.into()));
+        let Port { serial, output, .. } = port();
+        let refused = output.drain(|_| Err(io::ErrorKind::WouldBlock.into()));
         assert!(refused.is_ok(), "nothing to write is no error");
         send(&serial, b"old");
-        serial.output().push(&vec![b'n'; Output::CAPACITY]);
-        let refused = serial
-            .output()
-            .drain(|_| Err(io::ErrorKind::WouldBlock.into()));
+        output.push(&vec![b'n'; Output::CAPACITY]);
+        let refused = output.drain(|_| Err(io::ErrorKind::WouldBlock.into()));
         assert_eq!(
             refused.map_err(|e| e.kind()),
             Err(io::ErrorKind::WouldBlock)
         );
-        assert_eq!(serial.output().dropped(), 3);
-        assert_eq!(drained(&serial), vec![b'n'; Output::CAPACITY]);
+        assert_eq!(output.dropped(), 3);
+        assert_eq!(drained(&output), vec![b'n'; Output::CAPACITY]);
     }
 
     #[test]
     fn bytes_pushed_and_dropped_during_a_write_are_accounted_for() {
-        let (serial, _counts) = port();
+        let Port { serial, output, .. } = port();
         send(&serial, b"abc");
-        let output = serial.output().clone();
         let mut first = true;
         let mut all = Vec::new();
-        serial
-            .output()
+        output
             .drain(|chunk| {
                 if std::mem::take(&mut first) {
                     // Overflows by one while "abc" is being written: "a" is dropped.
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn input_stops_at_the_fifo_and_is_asked_for_again() {
-        let (serial, counts) = port();
+        let Port { serial, counts, .. } = port();
         let took = serial.receive(&[b'x'; 100]);
         assert!(took > 0 && took < 100);
         for n in 0..took {
@@ -307,11 +307,11 @@ mod tests {
 
     #[test]
     fn odd_widths_are_harmless() {
-        let (serial, _counts) = port();
+        let Port { serial, output, .. } = port();
         let mut word = [0; 4];
         serial.pio_read(PioAddress(COM1), 0, &mut word);
         assert_eq!(word, [0xff; 4]);
         serial.pio_write(PioAddress(COM1), 0, b"ab");
-        assert_eq!(drained(&serial), b"");
+        assert_eq!(drained(&output), b"");
     }
 }

@@ -5,7 +5,11 @@ pub mod acpi;
 pub mod arch;
 pub mod boot;
 pub mod config;
+pub mod control;
+pub mod end;
 pub mod error;
 pub mod kvm;
+pub mod machine;
+pub mod vcpu;
 
 pub use error::{Error, Problem, Result};

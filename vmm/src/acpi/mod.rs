@@ -4,6 +4,8 @@ mod dsdt;
 mod fadt;
 mod madt;
 
+pub(crate) use madt::needs_x2apic;
+
 use crate::arch::layout::{self, LOW_RAM_END, PAGE};
 use crate::config::{Cpus, Serial, VmConfig};
 use crate::error::{Error, Result};

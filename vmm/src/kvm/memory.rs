@@ -8,7 +8,6 @@ use crate::arch::layout;
 use crate::error::{Error, Result};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use std::ops::Deref;
 use std::ptr::{NonNull, null_mut};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -130,6 +129,12 @@ impl Ram {
         })
     }
 
+    /// The memory, by guest-physical address.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap<()> {
+        &self.memory
+    }
+
     /// Makes it the memory of `vm`.
     pub(super) fn map_into(&self, vm: &VmFd) -> Result<()> {
         for (slot, region) in (0..).zip(self.memory.iter()) {
@@ -149,14 +154,6 @@ impl Ram {
     }
 }
 
-impl Deref for Ram {
-    type Target = GuestMemoryMmap<()>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.memory
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +162,7 @@ mod tests {
     #[test]
     fn memory_is_zeroed_aligned_and_split_by_the_hole() {
         let ram = Ram::new(layout::LOW_RAM_END + (8 << 20)).unwrap();
+        let ram = ram.memory();
         assert_eq!(ram.num_regions(), 2);
         for region in ram.iter() {
             assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);

@@ -15,6 +15,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::Ram;
 use std::sync::Arc;
 use tracing::warn;
+use vm_memory::GuestMemoryMmap;
 
 /// Where KVM is.
 pub const DEVICE: &str = "/dev/kvm";
@@ -128,8 +129,8 @@ impl Vm {
 
     /// The guest's memory.
     #[must_use]
-    pub fn ram(&self) -> &Arc<Ram> {
-        &self.ram
+    pub fn memory(&self) -> &GuestMemoryMmap<()> {
+        self.ram.memory()
     }
 }
 

@@ -1,0 +1,109 @@
+//! `hotvisor check`.
+
+use super::say;
+use hotvisor_vmm::Result;
+use hotvisor_vmm::kvm::probe::{self, Findings, Mode};
+use hotvisor_vmm::kvm::{self, DEVICE};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Says what this host's KVM can do: runs a few instructions in each CPU mode, and lists the capabilities
+/// that a machine needs.
+///
+/// Exit code 0 if a 64-bit guest can run here, 1 if not.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> ExitCode {
+        match examine() {
+            Ok(findings) => {
+                if self.json {
+                    println!("{}", as_json(&findings));
+                } else {
+                    print!("{}", as_text(&findings));
+                }
+                ExitCode::from(u8::from(!runs(&findings, Mode::Long)))
+            }
+            Err(error) => {
+                if self.json {
+                    println!(
+                        "{}",
+                        json!({ "device": DEVICE, "error": error.to_string() })
+                    );
+                } else {
+                    say(&error);
+                }
+                ExitCode::from(1)
+            }
+        }
+    }
+}
+
+fn examine() -> Result<Findings> {
+    probe::examine(&kvm::open()?)
+}
+
+fn runs(findings: &Findings, wanted: Mode) -> bool {
+    findings
+        .modes
+        .iter()
+        .any(|(mode, result)| *mode == wanted && result.is_ok())
+}
+
+fn as_json(findings: &Findings) -> serde_json::Value {
+    let caps = |caps: &[(String, &str, bool)]| -> Vec<_> {
+        caps.iter()
+            .map(|(name, what, there)| json!({ "name": name, "for": what, "there": there }))
+            .collect()
+    };
+    let modes: Vec<_> = findings
+        .modes
+        .iter()
+        .map(|(mode, result)| {
+            json!({ "bits": mode.bits(), "runs": result.is_ok(), "error": result.as_ref().err() })
+        })
+        .collect();
+    json!({
+        "device": DEVICE,
+        "modes": modes,
+        "max_vcpus": findings.max_vcpus,
+        "required": caps(&findings.required),
+        "optional": caps(&findings.optional),
+    })
+}
+
+fn as_text(findings: &Findings) -> String {
+    let can = if runs(findings, Mode::Long) {
+        "can"
+    } else {
+        "cannot"
+    };
+    let mut lines = vec![format!("{DEVICE} {can} run a 64-bit guest"), String::new()];
+    for (mode, result) in &findings.modes {
+        let result = match result {
+            Ok(()) => "runs".to_owned(),
+            Err(why) => format!("does not run: {why}"),
+        };
+        lines.push(format!("  {}-bit code  {result}", mode.bits()));
+    }
+    lines.push(format!(
+        "  vCPUs        at most {} in one VM",
+        findings.max_vcpus
+    ));
+    for (title, caps) in [
+        ("needed", &findings.required),
+        ("used if there", &findings.optional),
+    ] {
+        lines.push(format!("\n{title}:"));
+        for (name, what, there) in caps {
+            let there = if *there { "yes" } else { "no" };
+            lines.push(format!("  {there:<4} {name:<18} {what}"));
+        }
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,45 @@
+//! The command line.
+
+mod check;
+mod log;
+mod options;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A minimal KVM virtual machine monitor that takes vCPUs away from a running guest, and gives them back.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hotvisor",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a guest and run it to its end
+    Run(Box<run::Args>),
+    /// Say what this host's KVM can do, by trying
+    Check(check::Args),
+}
+
+impl Cli {
+    /// Does what was asked; the answer is the exit code of the process.
+    pub(crate) fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(args) => args.run(),
+            Command::Check(args) => args.run(),
+        }
+    }
+}
+
+/// Says one thing on standard error.
+fn say(what: &dyn std::fmt::Display) {
+    eprintln!("hotvisor: {what}");
+}

@@ -1,0 +1,252 @@
+//! The values of options, in Cloud Hypervisor's spelling: `key=value,key=value`, sizes with a unit.
+
+use hotvisor_vmm::config::{Cpus, Serial};
+use hotvisor_vmm::{Error, Result};
+use std::path::PathBuf;
+
+/// Keys that an option knows, and those of Cloud Hypervisor's that it does not serve.
+struct Keys {
+    option: &'static str,
+    known: &'static [&'static str],
+    unserved: &'static [&'static str],
+}
+
+const CPUS: Keys = Keys {
+    option: "--cpus",
+    known: &["boot", "max"],
+    unserved: &[
+        "affinity",
+        "core_scheduling",
+        "features",
+        "kvm_hyperv",
+        "max_phys_bits",
+        "nested",
+        "topology",
+    ],
+};
+
+const MEMORY: Keys = Keys {
+    option: "--memory",
+    known: &["size"],
+    unserved: &[
+        "hotplug_method",
+        "hotplug_size",
+        "hotplugged_size",
+        "hugepage_size",
+        "hugepages",
+        "mergeable",
+        "prefault",
+        "shared",
+        "thp",
+    ],
+};
+
+/// The one of `known` that is closest to what was written, if any is close at all.
+fn closest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    const CLOSE: f64 = 0.7;
+    known
+        .iter()
+        .map(|word| (strsim::jaro_winkler(written, word), *word))
+        .filter(|(score, _)| *score >= CLOSE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, word)| word)
+}
+
+/// How to go on after a word that is none of `known`.
+fn suggestion(written: &str, known: &[&str]) -> String {
+    match closest(written, known) {
+        Some(word) => format!("did you mean {word:?}?"),
+        None => format!("use {}", known.join(", ")),
+    }
+}
+
+impl Keys {
+    /// Takes `text` apart.
+    fn pairs<'a>(&self, text: &'a str) -> Result<Vec<(&'static str, &'a str)>> {
+        let asked = format!("{} {text}", self.option);
+        let mut pairs: Vec<(&'static str, &str)> = Vec::new();
+        for part in text.split(',') {
+            let Some((key, value)) = part.split_once('=') else {
+                let found = format!("{part:?} is not of the form KEY=VALUE");
+                return Err(Error::input(
+                    asked,
+                    found,
+                    format!("use {}=…", self.known.join("=…, ")),
+                ));
+            };
+            let Some(key) = self.known.iter().find(|known| **known == key) else {
+                let (found, remedy) = if self.unserved.contains(&key) {
+                    (
+                        format!("{key:?} is not served by Hotvisor"),
+                        "leave it out".to_owned(),
+                    )
+                } else {
+                    (format!("there is no {key:?}"), suggestion(key, self.known))
+                };
+                return Err(Error::input(asked, found, remedy));
+            };
+            if pairs.iter().any(|(seen, _)| seen == key) {
+                return Err(Error::input(
+                    asked,
+                    format!("{key:?} is there twice"),
+                    "give it once",
+                ));
+            }
+            pairs.push((key, value));
+        }
+        Ok(pairs)
+    }
+}
+
+/// `boot=N,max=M`; either may be left out: one CPU at boot, and as many possible ones as at boot.
+pub(super) fn cpus(text: &str) -> Result<Cpus> {
+    let (mut boot, mut max) = (None, None);
+    for (key, value) in CPUS.pairs(text)? {
+        let count: u32 = value.parse().map_err(|_| {
+            let found = format!("{value:?} is not a number of CPUs");
+            Error::input(
+                format!("--cpus {text}"),
+                found,
+                "give a whole number, as in boot=2,max=8",
+            )
+        })?;
+        *if key == "boot" { &mut boot } else { &mut max } = Some(count);
+    }
+    let boot = boot.unwrap_or(1);
+    Ok(Cpus {
+        boot,
+        max: max.unwrap_or(boot),
+    })
+}
+
+/// `size=SIZE`.
+pub(super) fn memory(text: &str) -> Result<u64> {
+    match MEMORY.pairs(text)?.first() {
+        Some((_, value)) => size(value).ok_or_else(|| {
+            Error::input(
+                format!("--memory {text}"),
+                format!("{value:?} is not a size"),
+                "give a whole number of bytes, or one with K, M, G or T, as in size=512M",
+            )
+        }),
+        None => Err(Error::input(
+            format!("--memory {text}"),
+            "no size",
+            "use size=512M",
+        )),
+    }
+}
+
+/// Bytes: a whole number, with a binary unit or without.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        _ => return None,
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// `tty`, `file=PATH`, `socket=PATH`, `null`, `off`.
+pub(super) fn serial(text: &str) -> Result<Serial> {
+    let asked = || format!("--serial {text}");
+    let path = |value: &str| {
+        if value.is_empty() {
+            return Err(Error::input(
+                asked(),
+                "no path",
+                "name one, as in file=/tmp/console",
+            ));
+        }
+        Ok(PathBuf::from(value))
+    };
+    match text.split_once('=') {
+        None if text == "tty" => Ok(Serial::Tty),
+        None if text == "null" => Ok(Serial::Null),
+        None if text == "off" => Ok(Serial::Off),
+        Some(("file", value)) => path(value).map(Serial::File),
+        Some(("socket", value)) => path(value).map(Serial::Socket),
+        _ => {
+            let word = text.split('=').next().unwrap_or(text);
+            let known = ["tty", "file=PATH", "socket=PATH", "null", "off"];
+            Err(Error::input(
+                asked(),
+                "no such kind of serial port",
+                suggestion(word, &known),
+            ))
+        }
+    }
+}
+
+/// `off` is all there is: the machine has no console but its serial port.
+pub(super) fn console(text: &str) -> Result<()> {
+    match text {
+        "off" => Ok(()),
+        other => Err(Error::input(
+            format!("--console {other}"),
+            "there is no virtio console",
+            "use --console off, and --serial for a console",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_in_all_spellings() {
+        assert_eq!(cpus("boot=2,max=8"), Ok(Cpus { boot: 2, max: 8 }));
+        assert_eq!(cpus("max=8,boot=2"), Ok(Cpus { boot: 2, max: 8 }));
+        assert_eq!(cpus("boot=4"), Ok(Cpus { boot: 4, max: 4 }));
+        assert_eq!(cpus("max=4"), Ok(Cpus { boot: 1, max: 4 }));
+    }
+
+    #[test]
+    fn the_closest_right_key_is_named() {
+        let refused = |text| cpus(text).unwrap_err().to_string();
+        assert!(refused("boots=2").contains("did you mean \"boot\"?"));
+        assert!(refused("maxx=2").contains("did you mean \"max\"?"));
+        assert!(refused("topology=1:1:1:1").contains("not served"));
+        assert!(refused("boot=2,boot=3").contains("twice"));
+        assert!(refused("2").contains("KEY=VALUE"));
+        assert!(refused("boot=two").contains("\"two\""));
+        assert!(refused("boot=99999999999").contains("not a number"));
+        assert!(
+            serial("ttyy")
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean \"tty\"?")
+        );
+        assert!(serial("file=").unwrap_err().to_string().contains("no path"));
+        assert!(serial("tty=1").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(memory("size=512M"), Ok(512 << 20));
+        assert_eq!(memory("size=1048576"), Ok(1 << 20));
+        assert_eq!(memory("size=4G"), Ok(4 << 30));
+        for bad in [
+            "",
+            "M",
+            "-1G",
+            "1.5G",
+            "1GB",
+            "99999999999999999999",
+            "20000000T",
+            "0x10",
+            "+1",
+        ] {
+            let refused = memory(&format!("size={bad}")).unwrap_err().to_string();
+            assert!(refused.contains("is not a size"), "{bad}: {refused}");
+        }
+    }
+}

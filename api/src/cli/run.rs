@@ -1,0 +1,119 @@
+//! `hotvisor run`.
+
+use super::{log, options, say};
+use hotvisor_vmm::config::{OnReset, VmConfig};
+use hotvisor_vmm::control::{self, Signals};
+use hotvisor_vmm::end::End;
+use hotvisor_vmm::{Error, Result};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Boots a guest and runs it to its end.
+///
+/// SIGTERM, SIGINT and SIGHUP press the guest's power button; a second one, or the deadline, ends the
+/// process. Exit codes: 0 the guest powered off, 1 the host failed, 2 bad input, 3 triple fault,
+/// 4 internal error of KVM, 5 unhandled exit, 6 ended before the guest had powered off.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Kernel: a bzImage, or an ELF vmlinux with a PVH entry point
+    #[arg(long, value_name = "PATH")]
+    kernel: PathBuf,
+    /// Initial RAM file system
+    #[arg(long, value_name = "PATH")]
+    initramfs: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=ttyS0",
+        allow_hyphen_values = true
+    )]
+    cmdline: String,
+    /// vCPUs at boot, and how many the guest can ever have
+    #[arg(long, value_name = "boot=N,max=M", default_value = "boot=1")]
+    cpus: String,
+    /// Guest memory: bytes, or with K, M, G, T
+    #[arg(long, value_name = "size=SIZE", default_value = "size=512M")]
+    memory: String,
+    /// First serial port: tty, file=PATH, socket=PATH, null or off
+    #[arg(long, value_name = "WHERE", default_value = "tty")]
+    serial: String,
+    /// Virtio console: off
+    #[arg(long, value_name = "off", default_value = "off")]
+    console: String,
+    /// Unix socket of the REST API (not served yet)
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+    /// End when the guest resets, instead of starting it again
+    #[arg(long)]
+    no_reboot: bool,
+    /// How long the guest may take to power off after its button was pressed
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    shutdown_timeout: u32,
+    /// Say more; twice for even more
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbosity: u8,
+    /// Write messages to this file instead of standard error
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+}
+
+impl Args {
+    pub(super) fn run(self) -> ExitCode {
+        let (end, log_file) = match self.start() {
+            Ok((end, log_file)) => (end, log_file),
+            Err(error) => (End::Failed(error), None),
+        };
+        match &end {
+            End::PoweredOff | End::Reset => info!("{end}"),
+            End::Failed(_) | End::Fault(..) | End::Abandoned(_) => say(&end),
+        }
+        if let (End::Failed(Error::Input(_)), Some(log_file)) = (&end, log_file) {
+            log_file.undo();
+        }
+        ExitCode::from(end.code())
+    }
+
+    fn start(&self) -> Result<(End, Option<log::LogFile>)> {
+        let config = self.config()?;
+        // Before any other thread exists.
+        let signals = Signals::take()?;
+        let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
+        if let Some(path) = &self.api_socket {
+            warn!("nothing is served on {} yet", path.display());
+        }
+        let asked = "control thread";
+        let control = std::thread::Builder::new()
+            .name("vmm".into())
+            .spawn(move || control::run(&config, signals))
+            .map_err(|e| Error::host(asked, e, "raise the limit of threads (`ulimit -u`)"))?;
+        let end = control.join().unwrap_or_else(|_| {
+            let remedy = "this is a bug in Hotvisor: please report it with the message above";
+            End::Failed(Error::host(asked, "it panicked", remedy))
+        });
+        Ok((end, log_file))
+    }
+
+    /// The machine that the options describe.
+    fn config(&self) -> Result<VmConfig> {
+        options::console(&self.console)?;
+        let config = VmConfig {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: self.cmdline.clone(),
+            cpus: options::cpus(&self.cpus)?,
+            memory: options::memory(&self.memory)?,
+            serial: options::serial(&self.serial)?,
+            on_reset: if self.no_reboot {
+                OnReset::Exit
+            } else {
+                OnReset::Restart
+            },
+            shutdown_timeout: Duration::from_secs(self.shutdown_timeout.into()),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}

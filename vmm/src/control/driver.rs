@@ -1,0 +1,228 @@
+//! The control thread's loop: events in, one transition at a time, actions out.
+
+use super::console::{self, Console};
+use super::lifecycle::{self, Action, Phase, Policy};
+use super::queue::{Event, Posted, Queue};
+use super::signals::Signals;
+use crate::boot::BootFiles;
+use crate::config::VmConfig;
+use crate::end::End;
+use crate::error::{Error, Result};
+use crate::kvm::{self, probe};
+use crate::machine::{Machine, Posts};
+use crate::vcpu::{Exit, Report, VcpuRef};
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use hotvisor_devices::power::PowerRequest;
+use hotvisor_devices::serial::Output;
+use kvm_ioctls::Kvm;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{debug, error, info};
+
+const TOKEN_QUEUE: u32 = 0;
+const TOKEN_SIGNALS: u32 = 1;
+/// How long a slow reader has for the end of the serial output.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Runs a machine from its making to its end, on the calling thread.
+#[must_use]
+pub fn run(config: &VmConfig, signals: Signals) -> End {
+    match Driver::new(config, signals) {
+        Ok(driver) => driver.run_to_end(),
+        Err(error) => End::Failed(error),
+    }
+}
+
+struct Driver<'a> {
+    config: &'a VmConfig,
+    kvm: Kvm,
+    files: BootFiles,
+    queue: Queue,
+    signals: Signals,
+    output: Arc<Output>,
+    console: Console,
+    machine: Option<Machine>,
+    generation: u64,
+    policy: Policy,
+    phase: Option<Phase>,
+    end: Option<End>,
+}
+
+impl<'a> Driver<'a> {
+    /// Checks everything that can be checked, then makes what leaves traces.
+    fn new(config: &'a VmConfig, signals: Signals) -> Result<Self> {
+        config.validate()?;
+        let files = BootFiles::open(config)?;
+        let kvm = kvm::open()?;
+        if files.needs_long_mode() {
+            probe::require_long_mode(&kvm)?;
+        }
+        let queue = Queue::new()?;
+        let output = Arc::new(Output::new(Arc::new(queue.post(0))));
+        let policy = Policy {
+            vcpus: (0..config.cpus.boot).collect(),
+            on_reset: config.on_reset,
+            shutdown_timeout: config.shutdown_timeout,
+        };
+        let mut driver = Self {
+            config,
+            kvm,
+            files,
+            queue,
+            signals,
+            output,
+            console: Console::nowhere(),
+            machine: None,
+            generation: 0,
+            policy,
+            phase: Some(Phase::started()),
+            end: None,
+        };
+        driver.make_machine()?;
+        driver.console = Console::open(&config.serial)?;
+        Ok(driver)
+    }
+
+    fn make_machine(&mut self) -> Result<()> {
+        // The old one first: its memory makes room for the new one's.
+        self.machine = None;
+        self.generation += 1;
+        let posts = Posts {
+            post: self.queue.post(self.generation),
+            output: self.output.clone(),
+        };
+        let generation = self.generation;
+        let machine = Machine::new(&self.kvm, self.config, &self.files, generation, posts)?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    fn run_to_end(self) -> End {
+        let ended = EventManager::new()
+            .map_err(|e| event_failed(&e))
+            .and_then(|mut manager| {
+                let id = manager.add_subscriber(self);
+                loop {
+                    let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
+                    if let Some(end) = driver.end.take() {
+                        driver.console.finish(&driver.output, LAST_WORDS);
+                        return Ok(end);
+                    }
+                    let limit = driver.until_tick();
+                    manager
+                        .run_with_timeout(limit)
+                        .map_err(|e| event_failed(&e))?;
+                    let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
+                    driver.step(lifecycle::Event::Tick);
+                }
+            });
+        ended.unwrap_or_else(End::Failed)
+    }
+
+    /// Milliseconds until the phase's deadline, rounded up; -1 for none.
+    fn until_tick(&self) -> i32 {
+        let deadline = self.phase.as_ref().and_then(Phase::deadline);
+        deadline.map_or(-1, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            i32::try_from(left.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
+        })
+    }
+
+    /// One transition, and what it asks for.
+    fn step(&mut self, event: lifecycle::Event) {
+        let Some(phase) = self.phase.take() else {
+            return;
+        };
+        let (phase, action) = phase.next(event, Instant::now(), &self.policy);
+        self.phase = Some(phase);
+        match action {
+            Action::Nothing => {}
+            Action::PressPowerButton => {
+                info!("pressing the guest's power button");
+                self.machine.iter().for_each(Machine::press_power_button);
+            }
+            Action::StopVcpus => self.machine.iter().for_each(Machine::stop),
+            Action::Restart => {
+                info!("the guest starts again");
+                match self.make_machine() {
+                    Ok(()) => self.machine.iter().for_each(Machine::run),
+                    Err(error) => self.finish(End::Failed(error)),
+                }
+            }
+            Action::Finish(end) => self.finish(end),
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        self.phase = Some(Phase::Ended);
+        self.end = Some(end);
+    }
+
+    fn posted(&mut self, posted: Posted, ops: &mut EventOps) {
+        let Posted { generation, event } = posted;
+        match event {
+            Event::OutputReady => self.console.pump_output(&self.output, ops),
+            // Everything else is about one machine; of an earlier one it is stale.
+            event if generation != self.generation => debug!(?event, generation, "stale event"),
+            Event::InputWanted => {
+                let port = self.machine.as_ref().and_then(Machine::serial);
+                self.console.pump_input(port, ops);
+            }
+            Event::Power(PowerRequest::Off) => self.step(lifecycle::Event::Off),
+            Event::Power(PowerRequest::Reset) => self.step(lifecycle::Event::Reset),
+            Event::Vcpu(vcpu, Report::Parked) => debug!("{vcpu} is parked"),
+            Event::Vcpu(vcpu, Report::Ended(exit)) => self.vcpu_ended(vcpu, exit),
+        }
+    }
+
+    fn vcpu_ended(&mut self, vcpu: VcpuRef, exit: Exit) {
+        let end = match exit {
+            Exit::Ordered => None,
+            Exit::Fault(fault) => Some(End::Fault(vcpu, fault)),
+        };
+        self.step(lifecycle::Event::VcpuEnded(vcpu.id, end));
+    }
+}
+
+fn event_failed(error: &event_manager::Error) -> Error {
+    Error::host(
+        "events",
+        format!("{error:?}"),
+        "report this bug in Hotvisor",
+    )
+}
+
+impl MutEventSubscriber for Driver<'_> {
+    fn init(&mut self, ops: &mut EventOps) {
+        let queue = Events::with_data(self.queue.wake(), TOKEN_QUEUE, EventSet::IN);
+        let signals = Events::with_data(self.signals.fd(), TOKEN_SIGNALS, EventSet::IN);
+        for events in [queue, signals] {
+            if let Err(error) = ops.add(events) {
+                return self.finish(End::Failed(event_failed(&error)));
+            }
+        }
+        let port = self.machine.as_ref().and_then(Machine::serial);
+        self.console.start(port, ops);
+        self.machine.iter().for_each(Machine::run);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            TOKEN_QUEUE => {
+                for posted in self.queue.take() {
+                    self.posted(posted, ops);
+                }
+            }
+            TOKEN_SIGNALS => {
+                for signal in self.signals.read() {
+                    self.step(lifecycle::Event::Terminate(signal));
+                }
+            }
+            token @ (console::TOKEN_IN | console::TOKEN_OUT | console::TOKEN_LISTEN) => {
+                let port = self.machine.as_ref().and_then(Machine::serial);
+                self.console.ready(token, port, &self.output, ops);
+            }
+            token => error!(token, "an event of nobody"),
+        }
+    }
+}

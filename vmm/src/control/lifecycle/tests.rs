@@ -1,0 +1,186 @@
+use super::*;
+use crate::vcpu::{Fault, Registers, VcpuRef};
+
+fn policy(vcpus: u32, on_reset: OnReset) -> Policy {
+    Policy {
+        vcpus: (0..vcpus).collect(),
+        on_reset,
+        shutdown_timeout: Duration::from_secs(3),
+    }
+}
+
+fn triple_fault() -> End {
+    End::Fault(
+        VcpuRef {
+            id: 0,
+            generation: 1,
+        },
+        Fault::TripleFault(Registers::default()),
+    )
+}
+
+/// A machine under test, and what it last asked for.
+struct Play {
+    phase: Option<Phase>,
+    policy: Policy,
+    now: Instant,
+}
+
+impl Play {
+    fn new(policy: Policy) -> Self {
+        Self {
+            phase: Some(Phase::started()),
+            policy,
+            now: Instant::now(),
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Action {
+        let (phase, action) = self
+            .phase
+            .take()
+            .unwrap()
+            .next(event, self.now, &self.policy);
+        self.phase = Some(phase);
+        action
+    }
+
+    /// Ends `n` vCPUs as ordered and returns the last action.
+    fn vcpus_end(&mut self, n: u32) -> Action {
+        (0..n)
+            .map(|id| self.event(Event::VcpuEnded(id, None)))
+            .last()
+            .unwrap()
+    }
+
+    fn pass_deadline(&mut self) {
+        self.now = self.phase.as_ref().unwrap().deadline().unwrap();
+    }
+}
+
+#[test]
+fn power_off_ends_with_success_when_the_last_vcpu_has_ended() {
+    let mut play = Play::new(policy(3, OnReset::Restart));
+    assert!(matches!(play.event(Event::Off), Action::StopVcpus));
+    assert!(matches!(play.event(Event::Off), Action::Nothing));
+    assert!(matches!(play.vcpus_end(2), Action::Nothing));
+    let Action::Finish(end) = play.event(Event::VcpuEnded(2, None)) else {
+        panic!("not over")
+    };
+    assert_eq!(end.code(), 0);
+    assert!(matches!(
+        play.event(Event::Terminate("SIGTERM")),
+        Action::Nothing
+    ));
+}
+
+#[test]
+fn a_reset_restarts_or_ends_as_configured() {
+    let mut play = Play::new(policy(2, OnReset::Restart));
+    assert!(matches!(play.event(Event::Reset), Action::StopVcpus));
+    assert!(matches!(play.vcpus_end(2), Action::Restart));
+    assert!(matches!(
+        play.phase,
+        Some(Phase::Running { power_off_by: None })
+    ));
+
+    let mut play = Play::new(policy(2, OnReset::Exit));
+    let _ = play.event(Event::Reset);
+    assert!(matches!(play.vcpus_end(2), Action::Finish(End::Reset)));
+}
+
+#[test]
+fn a_signal_presses_the_button_and_a_second_one_ends_the_machine() {
+    let mut play = Play::new(policy(1, OnReset::Restart));
+    assert!(matches!(
+        play.event(Event::Terminate("SIGTERM")),
+        Action::PressPowerButton
+    ));
+    assert!(matches!(play.event(Event::Tick), Action::Nothing));
+    assert!(matches!(
+        play.event(Event::Terminate("SIGINT")),
+        Action::StopVcpus
+    ));
+    let Action::Finish(end) = play.vcpus_end(1) else {
+        panic!("not over")
+    };
+    assert_eq!(
+        (end.code(), end.to_string().contains("a second SIGINT")),
+        (6, true)
+    );
+}
+
+#[test]
+fn a_guest_that_ignores_its_button_is_ended_at_the_deadline() {
+    let mut play = Play::new(policy(1, OnReset::Restart));
+    let _ = play.event(Event::Terminate("SIGTERM"));
+    play.pass_deadline();
+    assert!(matches!(play.event(Event::Tick), Action::StopVcpus));
+    let Action::Finish(end) = play.vcpus_end(1) else {
+        panic!("not over")
+    };
+    assert_eq!(
+        (end.code(), end.to_string().contains("within 3 s")),
+        (6, true)
+    );
+}
+
+#[test]
+fn a_reset_after_the_button_ends_the_machine() {
+    let mut play = Play::new(policy(1, OnReset::Restart));
+    let _ = play.event(Event::Terminate("SIGTERM"));
+    let _ = play.event(Event::Reset);
+    assert!(matches!(play.vcpus_end(1), Action::Finish(End::Reset)));
+}
+
+#[test]
+fn a_fault_stops_the_others_and_is_the_reason() {
+    let mut play = Play::new(policy(3, OnReset::Restart));
+    assert!(matches!(
+        play.event(Event::VcpuEnded(1, Some(triple_fault()))),
+        Action::StopVcpus
+    ));
+    let _ = play.event(Event::VcpuEnded(0, Some(End::Reset)));
+    let Action::Finish(end) = play.event(Event::VcpuEnded(2, None)) else {
+        panic!("not over")
+    };
+    assert_eq!(end.code(), 3);
+    // The only vCPU: nobody is left to stop.
+    let mut play = Play::new(policy(1, OnReset::Restart));
+    let action = play.event(Event::VcpuEnded(0, Some(triple_fault())));
+    assert!(matches!(action, Action::Finish(_)));
+}
+
+#[test]
+fn a_fault_or_a_signal_during_a_restart_ends_the_machine() {
+    let mut play = Play::new(policy(2, OnReset::Restart));
+    let _ = play.event(Event::Reset);
+    let _ = play.event(Event::VcpuEnded(1, Some(triple_fault())));
+    let Action::Finish(end) = play.event(Event::VcpuEnded(0, None)) else {
+        panic!("not over")
+    };
+    assert_eq!(end.code(), 3);
+
+    let mut play = Play::new(policy(2, OnReset::Restart));
+    let _ = play.event(Event::Reset);
+    let _ = play.event(Event::Terminate("SIGTERM"));
+    assert!(matches!(play.vcpus_end(2), Action::Finish(End::Reset)));
+}
+
+#[test]
+fn a_vcpu_that_does_not_end_is_named() {
+    let mut play = Play::new(policy(3, OnReset::Restart));
+    let _ = play.event(Event::Off);
+    let _ = play.event(Event::VcpuEnded(1, None));
+    play.pass_deadline();
+    let Action::Finish(end) = play.event(Event::Tick) else {
+        panic!("not over")
+    };
+    assert_eq!(
+        (
+            end.code(),
+            end.to_string().contains("vcpu-0, vcpu-2 did not end")
+        ),
+        (1, true)
+    );
+}

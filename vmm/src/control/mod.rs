@@ -1,0 +1,14 @@
+//! The control thread: the one writer of everything that a machine is.
+//!
+//! vCPU threads, devices and signals post events to it; it alone starts, stops and restarts machines.
+
+mod console;
+mod driver;
+mod endpoint;
+mod lifecycle;
+mod queue;
+mod signals;
+mod terminal;
+
+pub use driver::run;
+pub use signals::Signals;

@@ -1,0 +1,113 @@
+//! The control thread's queue: anybody posts, one reads.
+
+use crate::error::{Error, Result};
+use crate::vcpu::{Report, Reports, VcpuRef};
+use hotvisor_devices::power::{PowerRequest, PowerSink};
+use hotvisor_devices::serial::SerialSink;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// What is posted.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The guest of this machine asks for power-off or reset.
+    Power(PowerRequest),
+    /// A vCPU of this machine reports.
+    Vcpu(VcpuRef, Report),
+    /// The serial port has output where it had none.
+    OutputReady,
+    /// The guest has read all of its input.
+    InputWanted,
+}
+
+/// An event, and the machine from which it comes.
+#[derive(Debug)]
+pub(super) struct Posted {
+    pub(super) generation: u64,
+    pub(super) event: Event,
+}
+
+/// The reading end.
+pub(super) struct Queue {
+    posted: Receiver<Posted>,
+    sender: Sender<Posted>,
+    wake: Arc<EventFd>,
+}
+
+/// The posting end of one machine.
+#[derive(Clone)]
+pub(super) struct Post {
+    generation: u64,
+    sender: Sender<Posted>,
+    wake: Arc<EventFd>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Result<Self> {
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|e| {
+            Error::host("eventfd", e, "raise the limit of open files (`ulimit -n`)")
+        })?;
+        let (sender, posted) = channel();
+        Ok(Self {
+            posted,
+            sender,
+            wake: Arc::new(wake),
+        })
+    }
+
+    /// Readable while there is something to take.
+    pub(super) fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// A posting end for the machine `generation`.
+    pub(super) fn post(&self, generation: u64) -> Post {
+        Post {
+            generation,
+            sender: self.sender.clone(),
+            wake: self.wake.clone(),
+        }
+    }
+
+    /// Everything posted so far.
+    pub(super) fn take(&self) -> Vec<Posted> {
+        // Cleared first: what is posted from here on wakes again. Not readable means nothing posted.
+        let _ = self.wake.read();
+        self.posted.try_iter().collect()
+    }
+}
+
+impl Post {
+    fn event(&self, event: Event) {
+        // Nobody reads any more only when the process ends.
+        let _ = self.sender.send(Posted {
+            generation: self.generation,
+            event,
+        });
+        // The counter cannot overflow: the reader takes all of it at once.
+        let _ = self.wake.write(1);
+    }
+}
+
+impl PowerSink for Post {
+    fn request(&self, request: PowerRequest) {
+        self.event(Event::Power(request));
+    }
+}
+
+impl Reports for Post {
+    fn report(&self, vcpu: VcpuRef, report: Report) {
+        self.event(Event::Vcpu(vcpu, report));
+    }
+}
+
+impl SerialSink for Post {
+    fn output_ready(&self) {
+        self.event(Event::OutputReady);
+    }
+
+    fn input_wanted(&self) {
+        self.event(Event::InputWanted);
+    }
+}

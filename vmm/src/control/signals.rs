@@ -1,0 +1,44 @@
+//! Signals that end the process, as events.
+
+use crate::error::{Error, Result};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// SIGTERM, SIGINT and SIGHUP, taken from their default effect.
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks the signals in the calling thread, which must be the process's only one, and so in every
+    /// thread started later.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the kernel does not do it.
+    pub fn take() -> Result<Self> {
+        let failed = |e| Error::host("signals", e, "raise the limit of open files (`ulimit -n`)");
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        set.thread_block().map_err(failed)?;
+        SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .map(Self)
+            .map_err(failed)
+    }
+
+    /// Names of the signals that came.
+    pub(super) fn read(&self) -> Vec<&'static str> {
+        std::iter::from_fn(|| self.0.read_signal().ok().flatten())
+            .map(|info| {
+                i32::try_from(info.ssi_signo)
+                    .ok()
+                    .and_then(|signal| Signal::try_from(signal).ok())
+                    .map_or("signal", Signal::as_str)
+            })
+            .collect()
+    }
+
+    /// Readable while there is a signal to read.
+    pub(super) fn fd(&self) -> &SignalFd {
+        &self.0
+    }
+}

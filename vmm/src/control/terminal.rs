@@ -1,0 +1,52 @@
+//! The terminal in raw mode, and back, however the process ends.
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{getpgrp, tcgetpgrp};
+use std::io::{IsTerminal, stdin};
+use std::panic;
+use std::sync::{Mutex, Once, PoisonError};
+
+/// The terminal's state to go back to, while it is raw.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// A terminal in raw mode. Dropping it restores the terminal; so does a panic of any thread.
+#[derive(Debug)]
+pub(super) struct RawMode(());
+
+/// Whether standard input is a terminal that is ours to read.
+pub(super) fn is_ours() -> bool {
+    stdin().is_terminal() && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// Puts the terminal of standard input into raw mode, so that the guest gets every key.
+pub(super) fn raw_mode() -> nix::Result<RawMode> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            restore();
+            before(info);
+        }));
+    });
+    let now = tcgetattr(stdin())?;
+    let mut raw = now.clone();
+    cfmakeraw(&mut raw);
+    // Our own log lines go to the same terminal.
+    raw.output_flags = now.output_flags;
+    tcsetattr(stdin(), SetArg::TCSANOW, &raw)?;
+    *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    Ok(RawMode(()))
+}
+
+fn restore() {
+    if let Some(saved) = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // A terminal that has gone away needs no restoring.
+        let _ = tcsetattr(stdin(), SetArg::TCSANOW, &saved);
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}

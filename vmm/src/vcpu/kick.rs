@@ -1,0 +1,76 @@
+//! Kicks: making another thread leave `KVM_RUN`, without a window in which that could be missed.
+//!
+//! The signal's handler sets `immediate_exit` in the thread's own `kvm_run` page. A signal that comes while
+//! the thread is in `KVM_RUN` ends it; one that comes at any other time makes the next `KVM_RUN` return at
+//! once, after it has completed an access that is under way (`Documentation/virt/kvm/api.rst`, 5).
+#![allow(
+    unsafe_code,
+    reason = "a signal handler that writes to a page shared with the kernel"
+)]
+
+use crate::error::{Error, Result};
+use kvm_bindings::kvm_run;
+use kvm_ioctls::VcpuFd;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr::{addr_of_mut, null_mut};
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+thread_local! {
+    /// The thread's `kvm_run` page while it is armed. A constant initialiser and no destructor: the signal
+    /// handler may read it at any time.
+    static RUN: Cell<*mut kvm_run> = const { Cell::new(null_mut()) };
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let run = RUN.get();
+    if !run.is_null() {
+        // SAFETY: `run` is this thread's own page: `arm` put it there, and `Armed` takes it away before the
+        // page is unmapped.
+        let immediate_exit = unsafe { addr_of_mut!((*run).immediate_exit) };
+        // SAFETY: a byte inside that page. The kernel reads it; a one-byte volatile write cannot tear.
+        unsafe { immediate_exit.write_volatile(1) };
+    }
+}
+
+/// Sets up the handler, once for the process.
+///
+/// # Errors
+/// [`Error::Host`] where the kernel does not take it.
+pub fn install() -> Result<()> {
+    static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| register_signal_handler(SIGRTMIN(), on_kick).map_err(|e| e.errno()))
+        .map_err(|errno| {
+            let found = std::io::Error::from_raw_os_error(errno);
+            Error::host(
+                "handler of the kick signal",
+                found,
+                "report this bug in Hotvisor",
+            )
+        })
+}
+
+/// While it lives, kicks reach the calling thread's vCPU.
+#[must_use]
+pub struct Armed(PhantomData<*mut ()>);
+
+/// Lets kicks reach `vcpu`, which must live as long as the answer does.
+pub fn arm(vcpu: &mut VcpuFd) -> Armed {
+    RUN.set(vcpu.get_kvm_run());
+    Armed(PhantomData)
+}
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        RUN.set(null_mut());
+    }
+}
+
+/// Kicks a thread. One that has ended already is not bothered.
+pub fn kick<T>(thread: &JoinHandle<T>) {
+    // The number is valid, and a thread that was not joined can be signalled.
+    let _ = thread.kill(SIGRTMIN());
+}

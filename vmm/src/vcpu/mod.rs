@@ -1,0 +1,87 @@
+//! vCPU threads: one named thread each, which alone touches its vCPU's descriptor.
+//!
+//! A thread is born parked and told what to do through its [`Handle`]; what becomes of it, it reports
+//! through [`Reports`]. It never decides anything about another thread.
+
+mod exits;
+mod handle;
+pub mod kick;
+mod raw;
+mod registers;
+mod run;
+
+pub use handle::{Handle, Spec};
+pub use registers::Registers;
+
+use std::fmt;
+
+/// A vCPU of one machine: late messages about a vCPU of an earlier one can be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VcpuRef {
+    /// The vCPU's id, which is its APIC id.
+    pub id: u32,
+    /// Counts the machines of this process, from 1.
+    pub generation: u64,
+}
+
+impl fmt::Display for VcpuRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vcpu-{}", self.id)
+    }
+}
+
+/// Why a vCPU cannot go on.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// KVM says that the guest shut the CPU down: a triple fault.
+    TripleFault(Registers),
+    /// KVM gave up: an instruction that it cannot emulate, or worse.
+    InternalError {
+        /// KVM's number for what went wrong.
+        suberror: u32,
+        /// KVM's data about it.
+        data: Vec<u64>,
+        /// The state in which it happened.
+        registers: Registers,
+    },
+    /// An exit that this program does not handle.
+    Unhandled {
+        /// What KVM called it.
+        exit: String,
+        /// The state in which it happened.
+        registers: Registers,
+    },
+    /// `KVM_RUN` itself failed.
+    Run {
+        /// The error's number.
+        errno: i32,
+        /// The state in which it happened.
+        registers: Registers,
+    },
+    /// The thread panicked.
+    Panic(String),
+}
+
+/// How a thread ended.
+#[derive(Clone, Debug)]
+pub enum Exit {
+    /// It was told to.
+    Ordered,
+    /// Its vCPU cannot go on.
+    Fault(Fault),
+}
+
+/// What a thread tells.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// It left `KVM_RUN` and waits.
+    Parked,
+    /// It touches nothing any more; joining it returns at once.
+    Ended(Exit),
+}
+
+/// Takes the reports. Called on the vCPU's thread: it posts and returns.
+pub trait Reports: Send + Sync {
+    /// Posts one report.
+    fn report(&self, vcpu: VcpuRef, report: Report);
+}
