@@ -20,7 +20,7 @@ pub const BASE: u16 = 0x600;
 pub const LEN: u16 = 3;
 /// Offset of the sleep control register (one byte, write; reads as zero).
 pub const SLEEP_CONTROL: u16 = 0;
-/// Offset of the sleep status register (one byte, read; zero: the machine never wakes from a sleep).
+/// Offset of the sleep status register (one byte; reads as zero, as the machine never wakes from a sleep).
 pub const SLEEP_STATUS: u16 = 1;
 /// Offset of the reset register (one byte, write).
 pub const RESET: u16 = 2;
@@ -90,6 +90,8 @@ impl<S: PowerSink> MutDevicePio for PowerRegisters<S> {
         };
         match offset {
             SLEEP_CONTROL if value & SLEEP_ENABLE == 0 => {}
+            // Linux clears the wake status before it goes to sleep; it is clear already.
+            SLEEP_STATUS => {}
             SLEEP_CONTROL if (value >> SLEEP_TYPE_SHIFT) & SLEEP_TYPE_MASK == S5 => {
                 self.sink.request(PowerRequest::Off);
             }

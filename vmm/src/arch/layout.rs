@@ -3,7 +3,7 @@
 //! | from | to | what |
 //! |---|---|---|
 //! | 0 | 640 KiB | RAM: boot structures at the bottom, free for the guest's own use once it runs |
-//! | 640 KiB | 1 MiB | reserved: RSDP |
+//! | 640 KiB | 1 MiB | reserved: RSDP, reset vector |
 //! | 1 MiB | 3 GiB or the end of RAM | RAM: kernel; initramfs and ACPI tables at the top |
 //! | 3 GiB | 4 GiB | devices |
 //! | 4 GiB | | the rest of RAM |
@@ -51,6 +51,8 @@ pub const CMDLINE_MAX: usize = 2048;
 pub const EBDA: u64 = 0xa_0000;
 /// Where the RSDP stands, in the area that ACPI 6.3 (section 5.2.5.1) has an OS search.
 pub const RSDP: GuestAddress = GuestAddress(0xe_0000);
+/// The reset vector below 1 MiB, to which an OS jumps in real mode when it knows no better way to reset.
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 /// Start of the RAM above the first MiB.
 pub const HIMEM: u64 = 0x10_0000;
 

@@ -11,6 +11,7 @@ use crate::arch::layout;
 use crate::arch::regs::{self, Entry};
 use crate::config::VmConfig;
 use crate::error::{Error, Result};
+use hotvisor_devices::power;
 use initramfs::Initramfs;
 use vm_memory::{Bytes, GuestMemoryBackend};
 
@@ -95,6 +96,9 @@ impl BootFiles {
         cmdline.push(0);
         memory.write_slice(&cmdline, layout::CMDLINE).map_err(bug)?;
         let map = layout::memory_map(config.memory, tables.start());
+        memory
+            .write_slice(&reset_vector(), layout::RESET_VECTOR)
+            .map_err(bug)?;
         let told = params::Told {
             map,
             initramfs,
@@ -104,6 +108,26 @@ impl BootFiles {
         regs::write_tables(memory, loaded.entry)?;
         Ok(loaded.entry)
     }
+}
+
+/// What stands at the reset vector: `mov dx, RESET; mov al, RESET_VALUE; out dx, al; cli; hlt; jmp $-1`.
+///
+/// Linux takes a hardware-reduced platform for one with EFI runtime services, and where there are none it
+/// resets by jumping there, without a look at the FADT's reset register.
+fn reset_vector() -> [u8; 10] {
+    let [low, high] = (power::BASE + power::RESET).to_le_bytes();
+    [
+        0xba,
+        low,
+        high,
+        0xb0,
+        power::RESET_VALUE,
+        0xee,
+        0xfa,
+        0xf4,
+        0xeb,
+        0xfd,
+    ]
 }
 
 /// A write into guest memory that the memory map says cannot fail.
