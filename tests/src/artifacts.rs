@@ -17,6 +17,32 @@ const VARIABLE: &str = "HOTVISOR_ARTIFACTS";
 /// Where the directory is in L1.
 pub const IN_L1: &str = "/artifacts";
 
+/// A kernel in one of its two forms. Each brings the guest image that goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Image {
+    /// The bzImage that Debian ships.
+    BzImage(Kernel),
+    /// The ELF file in it, which is entered through PVH. It is large, and L1 takes its time to
+    /// unpack it.
+    Vmlinux(Kernel),
+}
+
+impl Image {
+    /// The kernel.
+    #[must_use]
+    pub fn kernel(self) -> Kernel {
+        match self {
+            Self::BzImage(kernel) | Self::Vmlinux(kernel) => kernel,
+        }
+    }
+
+    /// All kernels as Debian ships them.
+    #[must_use]
+    pub fn all_bzimages() -> Vec<Self> {
+        Kernel::ALL.iter().copied().map(Self::BzImage).collect()
+    }
+}
+
 /// The directory of artifacts.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
@@ -24,18 +50,18 @@ pub struct Artifacts {
 }
 
 impl Artifacts {
-    /// Makes the directory on the host: the VMM as a release build, and for each kernel its
-    /// bzImage, its vmlinux, its configuration and the guest image.
+    /// Makes the directory on the host: the VMM as a release build, the kernels, and the guest
+    /// image for each of them.
     ///
     /// # Errors
     /// Something cannot be built or fetched.
-    pub fn prepare(kernels: &[Kernel]) -> Result<Self> {
+    pub fn prepare(images: &[Image]) -> Result<Self> {
         let artifacts = Self {
             dir: paths::bed("artifacts")?,
         };
         artifacts.prepare_hotvisor()?;
-        for &kernel in kernels {
-            artifacts.prepare_kernel(kernel)?;
+        for &image in images {
+            artifacts.prepare_image(image)?;
         }
         Ok(artifacts)
     }
@@ -48,11 +74,14 @@ impl Artifacts {
         copy(&build_hotvisor()?, &self.hotvisor())
     }
 
-    fn prepare_kernel(&self, kernel: Kernel) -> Result<()> {
+    fn prepare_image(&self, image: Image) -> Result<()> {
+        let kernel = image.kernel();
         let unpacked = kernel.fetch()?;
         fs::create_dir_all(self.dir.join(kernel.name()))?;
-        copy(&unpacked.bzimage(), &self.bzimage(kernel))?;
-        copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?;
+        match image {
+            Image::BzImage(_) => copy(&unpacked.bzimage(), &self.bzimage(kernel))?,
+            Image::Vmlinux(_) => copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?,
+        }
         image::guest(&unpacked, &self.initramfs(kernel))
     }
 
@@ -99,16 +128,16 @@ impl Artifacts {
         self.dir.join(kernel.name()).join("initramfs")
     }
 
-    /// The files for these kernels, each with its place in L1.
+    /// The VMM and the files for these kernels, each with its place in L1.
     #[must_use]
-    pub fn for_l1(&self, kernels: &[Kernel]) -> Vec<(PathBuf, String)> {
+    pub fn for_l1(&self, images: &[Image]) -> Vec<(PathBuf, String)> {
         let mut files = vec![self.hotvisor()];
-        for &kernel in kernels {
-            files.extend([
-                self.bzimage(kernel),
-                self.vmlinux(kernel),
-                self.initramfs(kernel),
-            ]);
+        for &image in images {
+            files.push(match image {
+                Image::BzImage(kernel) => self.bzimage(kernel),
+                Image::Vmlinux(kernel) => self.vmlinux(kernel),
+            });
+            files.push(self.initramfs(image.kernel()));
         }
         files
             .into_iter()

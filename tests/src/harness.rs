@@ -15,7 +15,7 @@ use libtest_mimic::{Arguments, Trial};
 
 pub use crate::host::Requirement;
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Image};
 use crate::host;
 use crate::kernels::Kernel;
 use crate::nested::{self, Bed, Job};
@@ -36,22 +36,22 @@ pub struct Test {
     /// Its name: groups and the kernel are separated by `::`.
     pub name: String,
     /// The kernels that it boots.
-    pub kernels: Vec<Kernel>,
+    pub images: Vec<Image>,
     /// What it does.
     pub run: Body,
 }
 
 impl Test {
-    /// A test that boots one kernel; its name ends with the kernel's.
-    pub fn with_kernel(
+    /// A test that boots one kernel, whose name comes last in the test's name.
+    pub fn with_image(
         name: &str,
-        kernel: Kernel,
+        image: Image,
         run: impl Fn(&Context, Kernel) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            name: format!("{name}::{}", kernel.name()),
-            kernels: vec![kernel],
-            run: Arc::new(move |context| run(context, kernel)),
+            name: format!("{name}::{}", image.kernel().name()),
+            images: vec![image],
+            run: Arc::new(move |context| run(context, image.kernel())),
         }
     }
 }
@@ -113,13 +113,12 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
         };
         return Ok(run_here(suite.tests, arguments, Some(context)));
     }
-    let kernels = selected_kernels(&suite.tests, arguments);
-    let Some(kernels) = kernels else {
+    let Some(images) = selected_images(&suite.tests, arguments) else {
         return Ok(run_here(suite.tests, arguments, None));
     };
     host::ensure(suite.packages)?;
     host::ensure(host::BED)?;
-    let artifacts = Artifacts::prepare(&kernels)?;
+    let artifacts = Artifacts::prepare(&images)?;
     if suite.requirement.met_here(&artifacts.hotvisor()) {
         return Ok(run_here(
             suite.tests,
@@ -127,7 +126,7 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
             Some(Context { artifacts }),
         ));
     }
-    let mut files = artifacts.for_l1(&kernels);
+    let mut files = artifacts.for_l1(&images);
     files.extend((suite.files)()?);
     if std::env::var_os(VMM_VARIABLE).is_some() {
         files.extend(nested::peer_qemu_files()?);
@@ -136,17 +135,17 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The kernels that the selected tests boot, or nothing if no test is selected.
-fn selected_kernels(tests: &[Test], arguments: &Arguments) -> Option<Vec<Kernel>> {
-    let mut kernels = BTreeSet::new();
+fn selected_images(tests: &[Test], arguments: &Arguments) -> Option<Vec<Image>> {
+    let mut images = BTreeSet::new();
     let mut any = false;
     for test in tests {
         let trial = Trial::test(test.name.clone(), || Ok(()));
         if !arguments.is_filtered_out(&trial) {
             any = true;
-            kernels.extend(test.kernels.iter().copied());
+            images.extend(test.images.iter().copied());
         }
     }
-    any.then(|| kernels.into_iter().collect())
+    any.then(|| images.into_iter().collect())
 }
 
 /// Runs the tests in this process, one at a time: they measure, and the machine is small.

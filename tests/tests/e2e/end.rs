@@ -1,6 +1,7 @@
 //! Guests power off and reboot, from inside and by the power button.
 
 use anyhow::{Result, ensure};
+use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::SOON;
@@ -8,12 +9,16 @@ use hotvisor_tests::vm::SOON;
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = Vec::new();
     for &kernel in Kernel::ALL {
-        tests.push(Test::with_kernel("end::power_button", kernel, power_button));
+        tests.push(Test::with_image(
+            "end::power_button",
+            Image::BzImage(kernel),
+            power_button,
+        ));
     }
-    let kernel = Kernel::V6_1Cloud;
-    tests.push(Test::with_kernel("end::power_off", kernel, power_off));
-    tests.push(Test::with_kernel("end::reboot", kernel, reboot));
-    tests.push(Test::with_kernel("end::no_reboot", kernel, no_reboot));
+    let image = Image::BzImage(Kernel::V6_1Cloud);
+    tests.push(Test::with_image("end::power_off", image, power_off));
+    tests.push(Test::with_image("end::reboot", image, reboot));
+    tests.push(Test::with_image("end::no_reboot", image, no_reboot));
     tests
 }
 

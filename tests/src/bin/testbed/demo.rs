@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use hotvisor_tests::artifacts::Artifacts;
+use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::host;
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::nested::{Clock, Job};
@@ -26,14 +26,19 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     host::ensure(host::BED)?;
     let artifacts = {
         let _step = Step::begin("building Hotvisor, fetching a Debian kernel");
-        Artifacts::prepare(&[KERNEL])?
+        Artifacts::prepare(&[Image::BzImage(KERNEL)])?
     };
     if inner::is_here(&artifacts) {
         eprintln!("this machine's KVM runs 64-bit guests: using it directly");
         return show(&artifacts);
     }
-    eprintln!("no KVM for 64-bit guests here: booting an emulated machine that has one");
-    inner::again_in_l1(&artifacts, &[KERNEL], Vec::new(), Clock::Wall)
+    eprintln!("no KVM for 64-bit guests here: an emulated machine has one");
+    inner::again_in_l1(
+        &artifacts,
+        &[Image::BzImage(KERNEL)],
+        Vec::new(),
+        Clock::Wall,
+    )
 }
 
 fn show(artifacts: &Artifacts) -> Result<ExitCode> {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use hotvisor_tests::artifacts::Artifacts;
+use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::host;
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::nested::{Clock, Job, peer_qemu_files};
@@ -34,11 +34,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     host::ensure(host::BED)?;
     let artifacts = {
         let _step = Step::begin("building Hotvisor, fetching a Debian kernel");
-        Artifacts::prepare(&[KERNEL])?
+        Artifacts::prepare(&[Image::BzImage(KERNEL)])?
     };
     inner::again_in_l1(
         &artifacts,
-        &[KERNEL],
+        &[Image::BzImage(KERNEL)],
         peer_qemu_files()?,
         Clock::Instructions,
     )

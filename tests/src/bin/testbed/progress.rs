@@ -17,7 +17,8 @@ impl Step {
         let (stop, stopped) = mpsc::channel();
         let what = what.to_owned();
         let ticker = std::thread::spawn(move || {
-            let terminal = std::io::stderr().is_terminal();
+            let dumb = std::env::var_os("TERM").is_none_or(|kind| kind == "dumb");
+            let terminal = std::io::stderr().is_terminal() && !dumb;
             let started = Instant::now();
             if !terminal {
                 eprintln!("… {what}");

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Stdin, stdin};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use hotvisor_tests::artifacts::{Artifacts, IN_L1};
+use hotvisor_tests::artifacts::{Artifacts, IN_L1, Image};
 use hotvisor_tests::host;
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::nested::{Clock, Input, Job, peer_qemu_files};
@@ -25,16 +25,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("a shell needs a terminal; to run one line use `cargo testbed shell -c LINE`");
     }
     host::ensure(host::BED)?;
+    let images = Image::all_bzimages();
     let artifacts = {
         let _step = Step::begin("building Hotvisor, fetching Debian's kernels");
-        Artifacts::prepare(Kernel::ALL)?
+        Artifacts::prepare(&images)?
     };
     if inner::is_here(&artifacts) {
         return here(args, &artifacts);
     }
     let job = job(args)?;
-    eprintln!("booting an emulated machine; `exit` ends it");
-    eprintln!("{}", hint(IN_L1));
+    if args.line.is_none() {
+        eprintln!("{}\n`exit` ends the shell", hint(IN_L1));
+    }
     let raw = match args.line {
         Some(_) => None,
         None => Some(RawTerminal::enter()?),
@@ -47,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let done = inner::run(
         job,
         &artifacts,
-        Kernel::ALL,
+        &images,
         peer_qemu_files()?,
         Clock::Wall,
         input,
