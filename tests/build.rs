@@ -1,6 +1,9 @@
 //! Builds the bare-metal test guest with the host's C compiler. Its path reaches the tests as the variable
 //! `HOTVISOR_BAREMETAL_GUEST`, at compile time.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -81,13 +84,22 @@ fn build(sources: &Path, out: &Path) -> Result<PathBuf, String> {
         .args(&objects)
         .arg("-o")
         .arg(&linked))?;
-    // Loaders want ELF64, as a Linux kernel is, although PVH enters both in 32-bit mode.
     let guest = out.join("guest.elf");
     run(Command::new("objcopy")
         .args(["-O", "elf64-x86-64"])
         .arg(&linked)
         .arg(&guest))?;
+    mark_as_32_bit(&guest).map_err(|error| format!("{}: {error}", guest.display()))?;
     Ok(guest)
+}
+
+/// Loaders want ELF64, as a Linux kernel is; that the code in it stays in 32-bit mode is told by the
+/// machine in its header, so that nobody looks for a KVM that can do more.
+fn mark_as_32_bit(guest: &Path) -> io::Result<()> {
+    const E_MACHINE: u64 = 18;
+    const EM_386: u16 = 3;
+    let file = File::options().write(true).open(guest)?;
+    file.write_all_at(&EM_386.to_le_bytes(), E_MACHINE)
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
