@@ -1,0 +1,22 @@
+//! Tests with a guest of our own instead of Linux: a few hundred lines of 32-bit code without paging, which
+//! does one thing when it is told to. Any KVM can run it, so these tests reach the real ioctls and the real
+//! vCPU threads without the nested bed, in milliseconds each.
+
+mod cpus;
+mod end;
+mod guest;
+mod machine;
+
+use std::process::ExitCode;
+
+use hotvisor_tests::harness::{self, Requirement, Suite};
+use hotvisor_tests::host;
+
+fn main() -> ExitCode {
+    harness::main(Suite {
+        requirement: Requirement::Protected32,
+        packages: host::BAREMETAL,
+        files: || Ok(Vec::new()),
+        tests: [machine::tests(), cpus::tests(), end::tests()].concat(),
+    })
+}
