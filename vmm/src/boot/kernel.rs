@@ -30,6 +30,12 @@ mod header {
 }
 
 const ELF_MAGIC: &[u8] = b"\x7fELF";
+const ELFCLASS64: u8 = 2;
+const ELFDATA2LSB: u8 = 1;
+const EM_386: u16 = 3;
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
 const BZIMAGE_MAGIC: &[u8] = b"HdrS";
 /// Offset of a bzImage's 64-bit entry point from where its protected-mode code is loaded.
 const ENTRY_64: u64 = 0x200;
@@ -44,6 +50,7 @@ pub(super) struct Kernel {
 enum Format {
     Elf {
         end: u64,
+        long_mode: bool,
     },
     BzImage {
         end: u64,
@@ -93,15 +100,18 @@ impl Kernel {
         })
     }
 
-    /// Whether it is a bzImage, which is entered in 64-bit mode.
-    pub(super) fn is_bzimage(&self) -> bool {
-        matches!(self.format, Format::BzImage { .. })
+    /// Whether it runs 64-bit code.
+    pub(super) fn needs_long_mode(&self) -> bool {
+        match self.format {
+            Format::Elf { long_mode, .. } => long_mode,
+            Format::BzImage { .. } => true,
+        }
     }
 
     /// End of the guest memory that it needs.
     pub(super) fn end(&self) -> u64 {
         match self.format {
-            Format::Elf { end } | Format::BzImage { end, .. } => end,
+            Format::Elf { end, .. } | Format::BzImage { end, .. } => end,
         }
     }
 
@@ -186,11 +196,19 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
     let mut head = [0u8; 64];
     file.read_exact_at(&mut head, 0)
         .map_err(|_| refuse("a truncated ELF image".into()))?;
-    // e_ident: 64-bit, little-endian; e_machine: x86-64 or, for a guest that stays in 32-bit mode, the
-    // 64-bit container of it.
-    if head[4..6] != [2, 1] {
+    if head[4..6] != [ELFCLASS64, ELFDATA2LSB] {
         return Err(refuse("not a little-endian ELF64 image".into()));
     }
+    let long_mode = match u16_at(&head, 18) {
+        EM_X86_64 => true,
+        // PVH enters in 32-bit mode, and a guest may stay there.
+        EM_386 => false,
+        machine => {
+            return Err(refuse(format!(
+                "an ELF image for another machine ({machine})"
+            )));
+        }
+    };
     let (offset, size, count) = (u64_at(&head, 32), u16_at(&head, 54), u16_at(&head, 56));
     if size != 56 || count == 0 {
         return Err(refuse("an ELF image without program headers".into()));
@@ -215,18 +233,18 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
             )));
         }
         match kind {
-            1 => {
+            PT_LOAD => {
                 let top = paddr.checked_add(memsz);
                 end = end.max(top.ok_or_else(|| refuse("a broken ELF header".into()))?);
             }
-            4 => has_note = true,
+            PT_NOTE => has_note = true,
             _ => {}
         }
     }
     if !has_note {
         return Err(no_pvh(asked));
     }
-    Ok(Format::Elf { end })
+    Ok(Format::Elf { end, long_mode })
 }
 
 fn bzimage(head: &[u8], len: u64, asked: &str) -> Result<Format> {

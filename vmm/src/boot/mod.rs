@@ -55,7 +55,7 @@ impl BootFiles {
     /// Whether the kernel needs a CPU that runs 64-bit code.
     #[must_use]
     pub fn needs_long_mode(&self) -> bool {
-        self.kernel.is_bzimage()
+        self.kernel.needs_long_mode()
     }
 
     /// Where the initramfs goes, below the tables; and whether kernel and initramfs fit at all.
