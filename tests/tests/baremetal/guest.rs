@@ -12,7 +12,7 @@ use hotvisor_tests::vm::{Builder, SOON, Vm};
 use tempfile::TempDir;
 
 /// The guest as a file to boot.
-const IMAGE: &[u8] = include_bytes!(env!("HOTVISOR_BAREMETAL_GUEST"));
+pub(crate) const IMAGE: &[u8] = include_bytes!(env!("HOTVISOR_BAREMETAL_GUEST"));
 
 /// Memory of a machine where its size does not matter, in MiB.
 const MEMORY: u32 = 64;
@@ -164,7 +164,11 @@ impl Guest {
     /// would be the same to it as one.
     pub(crate) fn press_power_button(&self) -> Result<()> {
         self.vm.press_power_button()?;
-        let text = "power button";
+        self.wait_said("power button")
+    }
+
+    /// Waits until the VMM has said a text.
+    fn wait_said(&self, text: &str) -> Result<()> {
         let end = Instant::now() + SOON;
         match self.vm.stderr().wait_for(text, 0, end) {
             Ok(_) => Ok(()),
@@ -180,13 +184,8 @@ impl Guest {
         self.ensure(status.code() == Some(code), || {
             format!("the VMM ended with {status}, and not with code {code}")
         })?;
-        let said = self.vm.stderr().text(0);
-        for word in words {
-            self.ensure(said.contains(word), || {
-                format!("the VMM did not say {word:?}")
-            })?;
-        }
-        Ok(())
+        // Its last words may still be in the pipe when its end is known.
+        words.iter().try_for_each(|word| self.wait_said(word))
     }
 
     /// Powers off as an operating system does; the VMM must end well.

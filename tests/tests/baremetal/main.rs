@@ -2,6 +2,7 @@
 //! does one thing when it is told to. Any KVM can run it, so these tests reach the real ioctls and the real
 //! vCPU threads without the nested bed, in milliseconds each.
 
+mod bad_input;
 mod cpus;
 mod end;
 mod guest;
@@ -17,6 +18,12 @@ fn main() -> ExitCode {
         requirement: Requirement::Protected32,
         packages: host::BAREMETAL,
         files: || Ok(Vec::new()),
-        tests: [machine::tests(), cpus::tests(), end::tests()].concat(),
+        tests: [
+            bad_input::tests(),
+            machine::tests(),
+            cpus::tests(),
+            end::tests(),
+        ]
+        .concat(),
     })
 }
