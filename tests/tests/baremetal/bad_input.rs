@@ -159,117 +159,127 @@ fn check(output: &Output, expected: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Options beside `--kernel`, and what must be said of them.
+const OPTIONS: &[(&[&str], &[&str])] = &[
+    (
+        &["--initramfs", "nowhere"],
+        &["--initramfs nowhere", "No such file"],
+    ),
+    (
+        &["--initramfs", "empty"],
+        &["--initramfs empty", "an empty file"],
+    ),
+    (
+        &["--initramfs", "folder"],
+        &["--initramfs folder", "not a regular file"],
+    ),
+    (
+        &["--initramfs", "big", "--memory", "size=32M"],
+        &["--initramfs big", "40 MiB do not fit", "more memory"],
+    ),
+    (
+        &["--cpus", "boot=2,max=1"],
+        &["boot is greater than max", "raise max to 2"],
+    ),
+    (&["--cpus", "boot=0"], &["a machine without a CPU"]),
+    (&["--cpus", "boot=0,max=0"], &["a machine without a CPU"]),
+    (&["--cpus", "boot=1,max=1025"], &["1024 is the most"]),
+    (
+        &["--cpus", "boot=1,max=4294967296"],
+        &["\"4294967296\" is not a number"],
+    ),
+    (&["--cpus", "boot=-1"], &["\"-1\" is not a number"]),
+    (
+        &["--cpus", "boost=2"],
+        &["there is no \"boost\"", "did you mean \"boot\"?"],
+    ),
+    (&["--cpus", "4"], &["KEY=VALUE"]),
+    (&["--memory", "size=lots"], &["\"lots\" is not a size"]),
+    (&["--memory", "size="], &["\"\" is not a size"]),
+    (
+        &["--memory", "size=0"],
+        &["--memory size=0", "not a size that a machine can have"],
+    ),
+    (
+        &["--memory", "size=64"],
+        &["not a size that a machine can have"],
+    ),
+    (&["--memory", "size=100000001"], &["whole pages"]),
+    (
+        &["--memory", "size=1000000T"],
+        &["not a size that a machine can have"],
+    ),
+    (&["--memory", "size=99999999999T"], &["is not a size"]),
+    (&["--memory", "shared=on"], &["\"shared\" is not served"]),
+    (
+        &["--serial", "file=nowhere/console"],
+        &["--serial file=nowhere/console", "No such file"],
+    ),
+    (
+        &["--serial", "file=folder"],
+        &["--serial file=folder", "Is a directory"],
+    ),
+    (&["--serial", "file="], &["no path"]),
+    (
+        &["--serial", "socket=nowhere/console"],
+        &["--serial socket=nowhere/console", "No such"],
+    ),
+    (
+        &["--serial", "socket=text"],
+        &["something that is no socket"],
+    ),
+    (
+        &["--serial", "socket=in-use"],
+        &["somebody listens there already"],
+    ),
+    (
+        &["--serial", "sockt=x"],
+        &["no such kind", "did you mean \"socket=PATH\"?"],
+    ),
+    (&["--console", "tty"], &["no virtio console"]),
+    (
+        &["--log-file", "nowhere/log"],
+        &["--log-file nowhere/log", "No such file"],
+    ),
+];
+
+/// Kernels, and what must be said of them.
+const KERNELS: &[(&str, &[&str])] = &[
+    ("nowhere", &["--kernel nowhere", "No such file"]),
+    ("folder", &["not a regular file"]),
+    ("empty", &["neither a bzImage nor an ELF image"]),
+    ("text", &["neither a bzImage nor an ELF image"]),
+    ("short.elf", &["truncated ELF image"]),
+    ("cut.elf", &["truncated ELF image"]),
+    ("arm.elf", &["another machine (183)"]),
+    ("big-endian.elf", &["not a little-endian ELF64 image"]),
+    ("no-pvh.elf", &["without a PVH entry point", "CONFIG_PVH"]),
+    ("short.bz", &["neither a bzImage nor an ELF image"]),
+    ("cut.bz", &["truncated bzImage: 8192 bytes of 66560"]),
+    ("old.bz", &["without a 64-bit entry point"]),
+    ("32-bit.bz", &["without a 64-bit entry point"]),
+];
+
 fn table(context: &Context) -> Result<()> {
     let folder = Folder::new(context)?;
     let long = "x".repeat(2048);
     let long_path = format!("socket={}", "y".repeat(120));
-    // Other options than --kernel, and what must be said.
-    let with_guest: &[(&[&str], &[&str])] = &[
-        (
-            &["--initramfs", "nowhere"],
-            &["--initramfs nowhere", "No such file"],
-        ),
-        (
-            &["--initramfs", "empty"],
-            &["--initramfs empty", "an empty file"],
-        ),
-        (
-            &["--initramfs", "folder"],
-            &["--initramfs folder", "not a regular file"],
-        ),
-        (
-            &["--initramfs", "big", "--memory", "size=32M"],
-            &["--initramfs big", "40 MiB do not fit", "more memory"],
-        ),
-        (
-            &["--cpus", "boot=2,max=1"],
-            &["boot is greater than max", "raise max to 2"],
-        ),
-        (&["--cpus", "boot=0"], &["a machine without a CPU"]),
-        (&["--cpus", "boot=0,max=0"], &["a machine without a CPU"]),
-        (&["--cpus", "boot=1,max=1025"], &["1024 is the most"]),
-        (
-            &["--cpus", "boot=1,max=4294967296"],
-            &["\"4294967296\" is not a number"],
-        ),
-        (&["--cpus", "boot=-1"], &["\"-1\" is not a number"]),
-        (
-            &["--cpus", "boost=2"],
-            &["there is no \"boost\"", "did you mean \"boot\"?"],
-        ),
-        (&["--cpus", "4"], &["KEY=VALUE"]),
-        (&["--memory", "size=lots"], &["\"lots\" is not a size"]),
-        (&["--memory", "size="], &["\"\" is not a size"]),
-        (
-            &["--memory", "size=0"],
-            &["--memory size=0", "not a size that a machine can have"],
-        ),
-        (
-            &["--memory", "size=64"],
-            &["not a size that a machine can have"],
-        ),
-        (&["--memory", "size=100000001"], &["whole pages"]),
-        (
-            &["--memory", "size=1000000T"],
-            &["not a size that a machine can have"],
-        ),
-        (&["--memory", "size=99999999999T"], &["is not a size"]),
-        (&["--memory", "shared=on"], &["\"shared\" is not served"]),
-        (
-            &["--cmdline", &long],
-            &["--cmdline", "2048 bytes, and this kernel takes 2047"],
-        ),
-        (
-            &["--serial", "file=nowhere/console"],
-            &["--serial file=nowhere/console", "No such file"],
-        ),
-        (
-            &["--serial", "file=folder"],
-            &["--serial file=folder", "Is a directory"],
-        ),
-        (&["--serial", "file="], &["no path"]),
-        (
-            &["--serial", "socket=nowhere/console"],
-            &["--serial socket=nowhere/console", "No such"],
-        ),
-        (
-            &["--serial", "socket=text"],
-            &["something that is no socket"],
-        ),
-        (
-            &["--serial", "socket=in-use"],
-            &["somebody listens there already"],
-        ),
-        (&["--serial", &long_path], &["--serial socket=y"]),
-        (
-            &["--serial", "sockt=x"],
-            &["no such kind", "did you mean \"socket=PATH\"?"],
-        ),
-        (&["--console", "tty"], &["no virtio console"]),
-        (
-            &["--log-file", "nowhere/log"],
-            &["--log-file nowhere/log", "No such file"],
-        ),
-    ];
-    for (args, expected) in with_guest {
+    for (args, expected) in OPTIONS {
         folder.refused(&[&["--kernel", "guest.elf"], *args].concat(), expected)?;
     }
-    let kernels: &[(&str, &[&str])] = &[
-        ("nowhere", &["--kernel nowhere", "No such file"]),
-        ("folder", &["not a regular file"]),
-        ("empty", &["neither a bzImage nor an ELF image"]),
-        ("text", &["neither a bzImage nor an ELF image"]),
-        ("short.elf", &["truncated ELF image"]),
-        ("cut.elf", &["truncated ELF image"]),
-        ("arm.elf", &["another machine (183)"]),
-        ("big-endian.elf", &["not a little-endian ELF64 image"]),
-        ("no-pvh.elf", &["without a PVH entry point", "CONFIG_PVH"]),
-        ("short.bz", &["neither a bzImage nor an ELF image"]),
-        ("cut.bz", &["truncated bzImage: 8192 bytes of 66560"]),
-        ("old.bz", &["without a 64-bit entry point"]),
-        ("32-bit.bz", &["without a 64-bit entry point"]),
+    let cmdline: [&str; 2] = ["--cmdline", &long];
+    let socket: [&str; 2] = ["--serial", &long_path];
+    let too_long: [(&[&str], &[&str]); 2] = [
+        (
+            &cmdline,
+            &["--cmdline", "2048 bytes, and this kernel takes 2047"],
+        ),
+        (&socket, &["--serial socket=y"]),
     ];
-    for (kernel, expected) in kernels {
+    for (args, expected) in too_long {
+        folder.refused(&[&["--kernel", "guest.elf"], args].concat(), expected)?;
+    }
+    for (kernel, expected) in KERNELS {
         folder.refused(&["--kernel", kernel, "--log-file", "log"], expected)?;
     }
     Ok(())
