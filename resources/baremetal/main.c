@@ -149,6 +149,17 @@ static void do_off(char **words, int count)
         halt_forever();
 }
 
+/* Goes on at an address, with the stack as it is. */
+static void do_jump(char **words, int count)
+{
+    uint32_t address;
+
+    if (count != 2 || !number(words[1], &address))
+        usage("jump ADDR");
+    else
+        ((void (*)(void))address)();
+}
+
 static void do_reset(void)
 {
     if (!fadt_reset())
@@ -200,6 +211,8 @@ static void run(char **words, int count)
         do_off(words, count);
     else if (same(command, "reset"))
         do_reset();
+    else if (same(command, "jump"))
+        do_jump(words, count);
     else if (same(command, "triple"))
         triple_fault();
     else if (same(command, "hltloop"))

@@ -30,6 +30,7 @@ pub struct Builder {
     boot_cpus: u32,
     max_cpus: u32,
     memory: u32,
+    serial: String,
     args: Vec<String>,
 }
 
@@ -63,6 +64,7 @@ impl Builder {
             boot_cpus: 1,
             max_cpus: 1,
             memory: 512,
+            serial: "tty".to_owned(),
             args: Vec::new(),
         }
     }
@@ -100,6 +102,13 @@ impl Builder {
     #[must_use]
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory = mib;
+        self
+    }
+
+    /// Where Hotvisor's serial port leads, instead of standard input and output.
+    #[must_use]
+    pub fn serial(mut self, serial: impl Into<String>) -> Self {
+        self.serial = serial.into();
         self
     }
 
@@ -161,7 +170,7 @@ impl Builder {
             &format!("boot={},max={}", self.boot_cpus, self.max_cpus),
         ]);
         command.args(["--memory", &format!("size={}M", self.memory)]);
-        command.args(["--serial", "tty", "--console", "off"]);
+        command.args(["--serial", &self.serial, "--console", "off"]);
         command.args(&self.args);
         command
     }

@@ -8,6 +8,7 @@ use crate::guest::{Guest, Machine, field, test};
 
 /// Exit codes of the VMM.
 const TRIPLE_FAULT: i32 = 3;
+const INTERNAL_ERROR: i32 = 4;
 const ENDED_EARLY: i32 = 6;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -20,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("end::reset_with_no_reboot", no_reboot),
         test("end::triple_fault", triple_fault),
         test("end::triple_fault_of_an_ap", triple_fault_of_an_ap),
+        test("end::internal_error_of_kvm", internal_error),
         test("end::sigterm_twice", sigterm_twice),
         test("end::sigterm_twice_with_all_cpus_halted", sigterm_halted),
         test("end::shutdown_timeout", shutdown_timeout),
@@ -99,14 +101,24 @@ fn no_reboot(context: &Context) -> Result<()> {
 fn triple_fault(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 2, 2)?.boot()?;
     guest.tell("triple")?;
-    guest.wait_code(TRIPLE_FAULT, &["triple fault"])
+    guest.wait_code(TRIPLE_FAULT, &["vcpu-0: triple fault", "rip ", "idt base"])
 }
 
 fn triple_fault_of_an_ap(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 2, 2)?.boot()?;
     guest.start_cpu(1, 1)?;
     guest.tell("ap 1 triple")?;
-    guest.wait_code(TRIPLE_FAULT, &["triple fault"])
+    guest.wait_code(TRIPLE_FAULT, &["vcpu-1: triple fault"])
+}
+
+/// No KVM fetches instructions from a device.
+fn internal_error(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 2, 2)?.boot()?;
+    guest.tell("jump 0xfeb00000")?;
+    guest.wait_code(
+        INTERNAL_ERROR,
+        &["internal error of KVM", "suberror 1", "00000000feb00000"],
+    )
 }
 
 /// The guest ignores its power button, so the first signal must leave it running.

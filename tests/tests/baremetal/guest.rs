@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,13 +65,23 @@ impl Machine {
         }
     }
 
-    /// Starts it and waits until the guest takes commands.
-    pub(crate) fn boot(self) -> Result<Guest> {
-        let guest = Guest {
+    /// A path in a folder that goes away with the machine.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts it.
+    pub(crate) fn start(self) -> Result<Guest> {
+        Ok(Guest {
             vm: self.vm.start()?,
             read: Cell::new(0),
             _folder: self.folder,
-        };
+        })
+    }
+
+    /// Starts it and waits until the guest takes commands.
+    pub(crate) fn boot(self) -> Result<Guest> {
+        let guest = self.start()?;
         guest.wait_ready()?;
         Ok(guest)
     }
@@ -168,7 +179,7 @@ impl Guest {
     }
 
     /// Waits until the VMM has said a text.
-    fn wait_said(&self, text: &str) -> Result<()> {
+    pub(crate) fn wait_said(&self, text: &str) -> Result<()> {
         let end = Instant::now() + SOON;
         match self.vm.stderr().wait_for(text, 0, end) {
             Ok(_) => Ok(()),

@@ -3,6 +3,7 @@
 //! vCPU threads without the nested bed, in milliseconds each.
 
 mod bad_input;
+mod console;
 mod cpus;
 mod end;
 mod guest;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         files: || Ok(Vec::new()),
         tests: [
             bad_input::tests(),
+            console::tests(),
             machine::tests(),
             cpus::tests(),
             end::tests(),

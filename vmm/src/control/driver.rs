@@ -204,6 +204,8 @@ impl MutEventSubscriber for Driver<'_> {
         let port = self.machine.as_ref().and_then(Machine::serial);
         self.console.start(port, ops);
         self.machine.iter().for_each(Machine::run);
+        let cpus = self.config.cpus;
+        info!("the guest runs on {} of {} vCPUs", cpus.boot, cpus.max);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {

@@ -13,9 +13,10 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 #[derive(Debug)]
 pub(super) struct RawMode(());
 
-/// Whether standard input is a terminal that is ours to read.
+/// Whether standard input is a terminal that is ours to change: not one that controls us from the background.
 pub(super) fn is_ours() -> bool {
-    stdin().is_terminal() && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+    // A terminal that does not control us has no foreground for us.
+    stdin().is_terminal() && tcgetpgrp(stdin()).map_or(true, |group| group == getpgrp())
 }
 
 /// Puts the terminal of standard input into raw mode, so that the guest gets every key.

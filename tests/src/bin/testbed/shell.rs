@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// Run this line instead of an interactive shell.
     #[arg(short = 'c', value_name = "LINE")]
     line: Option<String>,
+    /// Let time pass with the instructions executed, as `figures` does, on one CPU.
+    #[arg(long)]
+    instructions: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -30,13 +33,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let _step = Step::begin("building Hotvisor, fetching Debian's kernels");
         Artifacts::prepare(&images)?
     };
-    if inner::is_here(&artifacts) {
+    if !args.instructions && inner::is_here(&artifacts) {
         return here(args, &artifacts);
     }
     let job = job(args)?;
     if args.line.is_none() {
         eprintln!("{}\n`exit` ends the shell", hint(IN_L1));
     }
+    let clock = if args.instructions {
+        Clock::Instructions
+    } else {
+        Clock::Wall
+    };
     let raw = match args.line {
         Some(_) => None,
         None => Some(RawTerminal::enter()?),
@@ -46,14 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         Input::Nothing
     };
-    let done = inner::run(
-        job,
-        &artifacts,
-        &images,
-        peer_qemu_files()?,
-        Clock::Wall,
-        input,
-    );
+    let done = inner::run(job, &artifacts, &images, peer_qemu_files()?, clock, input);
     drop(raw);
     done
 }
