@@ -146,7 +146,7 @@ fn null_and_off(context: &Context) -> Result<()> {
 
 /// Lines that together are many times the FIFO and the pipe of the VMM.
 fn long_input(context: &Context) -> Result<()> {
-    const LINES: usize = 20_000;
+    const LINES: usize = 4_000;
     let guest = Machine::new(context, 1, 1)?.boot()?;
     let start = guest.vm().console().length();
     let vm = guest.vm();
@@ -217,7 +217,7 @@ impl Drop for Piped {
 
 /// The guest says more than a pipe holds while nobody reads, and goes on all the same; nothing is lost.
 fn stalled_reader(context: &Context) -> Result<()> {
-    const LINES: usize = 30_000;
+    const LINES: usize = 10_000;
     let input = "ping\n".repeat(LINES) + "off 5\n";
     let mut piped = Piped::start(context, input.as_bytes())?;
     // It has taken all of its input when the file's offset stands at the end.
