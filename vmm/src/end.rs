@@ -87,3 +87,72 @@ impl fmt::Display for End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vcpu::Registers;
+
+    /// Each end, its exit code, and words that it must say.
+    #[test]
+    fn every_end_has_its_own_words_and_a_code() {
+        let vcpu = VcpuRef {
+            id: 3,
+            generation: 1,
+        };
+        let fault = |fault| End::Fault(vcpu, fault);
+        let registers = Registers::default;
+        let internal = Fault::InternalError {
+            suberror: 1,
+            data: vec![0x10],
+            registers: registers(),
+        };
+        let unhandled = Fault::Unhandled {
+            exit: "Hyperv".into(),
+            registers: registers(),
+        };
+        let ends: [(End, u8, &[&str]); 9] = [
+            (End::PoweredOff, 0, &["powered off"]),
+            (End::Reset, 0, &["reset"]),
+            (
+                fault(Fault::TripleFault(registers())),
+                3,
+                &["vcpu-3: triple fault", "rip", "cr3"],
+            ),
+            (
+                fault(internal),
+                4,
+                &["vcpu-3: internal error", "cannot emulate", "[10]", "rip"],
+            ),
+            (
+                fault(unhandled),
+                5,
+                &["vcpu-3: unhandled exit Hyperv", "rip"],
+            ),
+            (
+                fault(Fault::Run {
+                    errno: libc::EFAULT,
+                    registers: registers(),
+                }),
+                1,
+                &["Bad address"],
+            ),
+            (
+                fault(Fault::Panic("at once".into())),
+                1,
+                &["panicked: at once"],
+            ),
+            (
+                End::Abandoned("a second SIGTERM".into()),
+                6,
+                &["a second SIGTERM"],
+            ),
+            (End::Failed(Error::input("a", "b", "c")), 2, &["a: b; c"]),
+        ];
+        for (end, code, words) in ends {
+            assert_eq!(end.code(), code, "{end}");
+            let said = end.to_string();
+            assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        }
+    }
+}

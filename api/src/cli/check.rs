@@ -7,10 +7,10 @@ use hotvisor_vmm::kvm::{self, DEVICE};
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Says what this host's KVM can do: runs a few instructions in each CPU mode, and lists the capabilities
-/// that a machine needs.
+/// Say what this host's KVM can do, by trying
 ///
-/// Exit code 0 if a 64-bit guest can run here, 1 if not.
+/// Runs a few instructions in 16-, 32- and 64-bit mode in a scratch VM, and lists the capabilities that a
+/// machine needs. The exit code is 0 if a 64-bit guest can run here, and 1 if not.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Answer in JSON

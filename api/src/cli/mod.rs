@@ -23,9 +23,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Boot a guest and run it to its end
     Run(Box<run::Args>),
-    /// Say what this host's KVM can do, by trying
     Check(check::Args),
 }
 

@@ -10,12 +10,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// Boots a guest and runs it to its end.
-///
-/// SIGTERM, SIGINT and SIGHUP press the guest's power button; a second one, or the deadline, ends the
-/// process. Exit codes: 0 the guest powered off, 1 the host failed, 2 bad input, 3 triple fault,
-/// 4 internal error of KVM, 5 unhandled exit, 6 ended before the guest had powered off.
+/// What `--help` ends with.
+const AFTER_HELP: &str = "\
+Ends:
+  SIGTERM, SIGINT and SIGHUP press the guest's power button; a second one, or the timeout, ends the
+  process. A guest that resets starts again in the same process.
+
+Exit codes:
+  0  the guest powered off        4  internal error of KVM
+  1  the host failed              5  an exit that nobody handles
+  2  bad input                    6  ended before the guest had powered off
+  3  triple fault
+
+Example:
+  hotvisor run --kernel /boot/vmlinuz --initramfs initramfs.cpio --cpus boot=2,max=8 \\
+      --memory size=1G --cmdline \"console=ttyS0 quiet\"";
+
+/// Boot a guest and run it to its end
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
     /// Kernel: a bzImage, or an ELF vmlinux with a PVH entry point
     #[arg(long, value_name = "PATH")]
@@ -37,10 +50,15 @@ pub(super) struct Args {
     /// Guest memory: bytes, or with K, M, G, T
     #[arg(long, value_name = "size=SIZE", default_value = "size=512M")]
     memory: String,
-    /// First serial port: tty, file=PATH, socket=PATH, null or off
-    #[arg(long, value_name = "WHERE", default_value = "tty")]
+    /// First serial port; tty is standard input and output [default: tty]
+    #[arg(
+        long,
+        value_name = "tty|file=PATH|socket=PATH|null|off",
+        hide_default_value = true,
+        default_value = "tty"
+    )]
     serial: String,
-    /// Virtio console: off
+    /// Virtio console: there is none
     #[arg(long, value_name = "off", default_value = "off")]
     console: String,
     /// Unix socket of the REST API (not served yet)
@@ -53,7 +71,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     shutdown_timeout: u32,
     /// Say more; twice for even more
-    #[arg(short, action = clap::ArgAction::Count)]
+    #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
     verbosity: u8,
     /// Write messages to this file instead of standard error
     #[arg(long, value_name = "PATH")]

@@ -2,6 +2,7 @@
 //! serial port and from the host's side through the VMM's process.
 
 mod boot;
+mod cpus;
 mod end;
 
 use std::process::ExitCode;
@@ -13,6 +14,6 @@ fn main() -> ExitCode {
         requirement: Requirement::LongMode,
         packages: &[],
         files: || Ok(Vec::new()),
-        tests: [boot::tests(), end::tests()].concat(),
+        tests: [boot::tests(), cpus::tests(), end::tests()].concat(),
     })
 }
