@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::paths;
-
 /// Longest turn that a bed may take before the next one gives up.
 const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 
-/// Waits for its turn, which ends when the file is closed.
+/// Waits for its turn, which ends when the file is closed. The file is the same for all source
+/// trees of a user.
 pub(super) fn take() -> Result<File> {
-    let path = paths::bed("")?.join("lock");
+    let path = std::env::temp_dir().join(format!("hotvisor-bed-{}.lock", nix::unistd::getuid()));
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)?;
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::WouldBlock) => {}

@@ -27,6 +27,7 @@ pub use peer::peer_qemu_files;
 
 use crate::image::Archive;
 use crate::kernels::{Kernel, Unpacked};
+use crate::paths;
 use stream::{Event, Stream};
 
 /// Time for L1 to come up; it needs 2 s on an idle machine.
@@ -102,17 +103,21 @@ impl Bed {
     /// console.
     pub fn run(&self, sink: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
         let _turn = lock::take()?;
-        let folder = tempfile::Builder::new().prefix("hotvisor-bed-").tempdir()?;
+        // Always the same one, so that a bed that is killed leaves no more than one behind.
+        let folder = paths::bed("l1")?;
         let kernel = Kernel::V6_1Cloud.fetch()?;
-        let initramfs = folder.path().join("initramfs");
+        let initramfs = folder.join("initramfs");
         self.archive(&kernel)?
             .write(&mut fs::File::create(&initramfs)?)?;
         let files = qemu::Files {
             kernel: kernel.bzimage(),
             initramfs,
-            console: folder.path().join("console"),
-            results: folder.path().join("results"),
+            console: folder.join("console"),
+            results: folder.join("results"),
         };
+        for old in [&files.console, &files.results] {
+            fs::write(old, "")?;
+        }
         let mut machine = Machine::start(self, files)?;
         let status = machine.follow(&self.job.nonce, self.deadline, sink)?;
         let collected = machine.finish()?;

@@ -6,10 +6,10 @@ use anyhow::Result;
 use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::host;
 use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::nested::{Clock, Job};
+use hotvisor_tests::nested::{self, Clock, Input, Job};
 use hotvisor_tests::vm::{SOON, Vm};
 
-use crate::inner;
+use crate::inner::{self, Need};
 use crate::progress::Step;
 
 /// The guest's memory in MiB.
@@ -33,12 +33,15 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
         return show(&artifacts);
     }
     eprintln!("no KVM for 64-bit guests here: an emulated machine has one");
-    inner::again_in_l1(
-        &artifacts,
-        &[Image::BzImage(KERNEL)],
-        Vec::new(),
-        Clock::Wall,
-    )
+    let need = Need {
+        artifacts: &artifacts,
+        images: &[Image::BzImage(KERNEL)],
+        files: Vec::new(),
+        clock: Clock::Wall,
+        input: Input::Nothing,
+    };
+    let outcome = inner::run(inner::this_program(["demo".to_owned()])?, need)?;
+    Ok(nested::exit_code(outcome.status))
 }
 
 fn show(artifacts: &Artifacts) -> Result<ExitCode> {

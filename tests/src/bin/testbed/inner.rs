@@ -2,51 +2,49 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::host::Requirement;
-use hotvisor_tests::nested::{self, Bed, Clock, Input, Job};
+use hotvisor_tests::nested::{Bed, Clock, Input, Job, Outcome};
 
 use crate::progress::Step;
 
 /// Longest time for a subcommand in L1.
-const DEADLINE: Duration = Duration::from_secs(2 * 3600);
+const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Whether the work is to be done in this process.
 pub(crate) fn is_here(artifacts: &Artifacts) -> bool {
     Job::is_running() || Requirement::LongMode.met_here(&artifacts.hotvisor())
 }
 
-/// Boots L1 with these kernels and files, and runs this program there with the same arguments.
-pub(crate) fn again_in_l1(
-    artifacts: &Artifacts,
-    images: &[Image],
-    more: Vec<(PathBuf, String)>,
-    clock: Clock,
-) -> Result<ExitCode> {
-    let mut job = Job::new("/init", std::env::args().skip(1))?;
+/// A job that runs this program with these arguments.
+pub(crate) fn this_program(args: impl IntoIterator<Item = String>) -> Result<Job> {
+    let mut job = Job::new("/init", args)?;
     job.env.push(Artifacts::variable());
     if !std::io::stdout().is_terminal() {
         // In L1 every program writes to a terminal, so it has to be told what is at the other end.
         job.env.push(("TERM".to_owned(), "dumb".to_owned()));
     }
-    run(job, artifacts, images, more, clock, Input::Nothing)
+    Ok(job)
 }
 
-/// Boots L1 with these kernels and files, and runs a job there.
-pub(crate) fn run(
-    job: Job,
-    artifacts: &Artifacts,
-    images: &[Image],
-    more: Vec<(PathBuf, String)>,
-    clock: Clock,
-    input: Input,
-) -> Result<ExitCode> {
-    let mut files = artifacts.for_l1(images);
-    files.extend(more);
+/// What L1 needs for a job.
+pub(crate) struct Need<'a> {
+    pub(crate) artifacts: &'a Artifacts,
+    pub(crate) images: &'a [Image],
+    /// Files beside the artifacts, each with its place in L1.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    pub(crate) clock: Clock,
+    pub(crate) input: Input,
+}
+
+/// Boots L1, runs a job there, and shows its output.
+pub(crate) fn run(job: Job, need: Need<'_>) -> Result<Outcome> {
+    let mut files = need.artifacts.for_l1(need.images);
+    files.extend(need.files);
+    let (clock, input) = (need.clock, need.input);
     let bed = Bed {
         files,
         clock,
@@ -55,10 +53,9 @@ pub(crate) fn run(
         ..Bed::new(job)
     };
     let mut boot = Some(Step::begin("booting an emulated machine"));
-    let outcome = bed.run(&mut |bytes| {
+    bed.run(&mut |bytes| {
         boot = None;
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    })?;
-    Ok(nested::exit_code(outcome.status))
+    })
 }

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use hotvisor_tests::artifacts::{Artifacts, IN_L1, Image};
 use hotvisor_tests::host;
 use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::nested::{Clock, Input, Job, peer_qemu_files};
+use hotvisor_tests::nested::{self, Clock, Input, Job, peer_qemu_files};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::inner;
+use crate::inner::{self, Need};
 use crate::progress::Step;
 
 #[derive(clap::Args)]
@@ -54,9 +54,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         Input::Nothing
     };
-    let done = inner::run(job, &artifacts, &images, peer_qemu_files()?, clock, input);
+    let need = Need {
+        artifacts: &artifacts,
+        images: &images,
+        files: peer_qemu_files()?,
+        clock,
+        input,
+    };
+    let outcome = inner::run(job, need);
     drop(raw);
-    done
+    Ok(nested::exit_code(outcome?.status))
 }
 
 fn job(args: &Args) -> Result<Job> {
