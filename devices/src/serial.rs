@@ -45,9 +45,30 @@ struct Queue {
     dropped: u64,
 }
 
+impl Queue {
+    /// The first bytes, and how many were dropped before them.
+    fn front(&self, len: usize) -> (Vec<u8>, u64) {
+        (self.bytes.iter().take(len).copied().collect(), self.dropped)
+    }
+
+    /// Forgets the first `taken` bytes as they were when `dropped` were dropped.
+    fn written(&mut self, taken: usize, dropped: u64) {
+        // What was dropped meanwhile was at the front, and so among the bytes just written.
+        let lost = usize::try_from(self.dropped - dropped).unwrap_or(usize::MAX);
+        let gone = taken.saturating_sub(lost).min(self.bytes.len());
+        self.bytes.drain(..gone);
+        if self.bytes.is_empty() {
+            self.bytes.shrink_to(Output::CHUNK);
+        }
+    }
+}
+
 impl Output {
     /// How many bytes are kept for a reader that stalls, before the oldest are dropped.
     pub const CAPACITY: usize = 1 << 20;
+    /// How many bytes are written at a time, and how often in one go.
+    const CHUNK: usize = 4096;
+    const CHUNKS: usize = 16;
 
     /// An empty buffer that posts to `sink`. It may outlive the port that fills it.
     #[must_use]
@@ -73,34 +94,37 @@ impl Output {
         }
     }
 
-    /// Hands the waiting bytes to `write` until all are taken or it answers with an error, and returns that
-    /// error. A short write is not one: the rest is offered again.
+    /// Hands waiting bytes to `write`, in chunks, until all are taken, it answers with an error, or a budget
+    /// is used up: vCPUs may send as fast as the host takes, and the caller has other things to do. What is
+    /// left then is posted again. A short write is no error: the rest is offered again.
     ///
     /// # Errors
     /// What `write` answered, `WouldBlock` among it; what it took before is gone from the buffer.
     pub fn drain(&self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
-        loop {
+        for _ in 0..Self::CHUNKS {
             // The copy keeps the lock short: a vCPU may push while the host writes.
-            let chunk: Vec<u8> = lock(&self.queue).bytes.iter().take(4096).copied().collect();
+            let (chunk, dropped) = lock(&self.queue).front(Self::CHUNK);
             if chunk.is_empty() {
                 return Ok(());
             }
-            let before = lock(&self.queue).dropped;
             let taken = match write(&chunk) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
-            let mut queue = lock(&self.queue);
-            // Bytes dropped meanwhile were at the front, and so among those just written.
-            let dropped = usize::try_from(queue.dropped - before).unwrap_or(usize::MAX);
-            let gone = taken.saturating_sub(dropped).min(queue.bytes.len());
-            queue.bytes.drain(..gone);
-            if queue.bytes.is_empty() {
-                queue.bytes.shrink_to(4096);
-            }
+            lock(&self.queue).written(taken, dropped);
         }
+        if !self.is_empty() {
+            self.sink.output_ready();
+        }
+        Ok(())
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        lock(&self.queue).bytes.is_empty()
     }
 
     /// How many bytes were dropped so far.
@@ -230,13 +254,15 @@ mod tests {
 
     fn drained(output: &Output) -> Vec<u8> {
         let mut all = Vec::new();
-        output
-            .drain(|chunk| {
-                let n = chunk.len().min(7);
-                all.extend_from_slice(&chunk[..n]);
-                Ok(n)
-            })
-            .unwrap();
+        while !output.is_empty() {
+            output
+                .drain(|chunk| {
+                    let n = chunk.len().min(701);
+                    all.extend_from_slice(&chunk[..n]);
+                    Ok(n)
+                })
+                .unwrap();
+        }
         all
     }
 
@@ -276,18 +302,38 @@ mod tests {
         send(&serial, b"abc");
         let mut first = true;
         let mut all = Vec::new();
-        output
-            .drain(|chunk| {
-                if std::mem::take(&mut first) {
-                    // Overflows by one while "abc" is being written: "a" is dropped.
-                    output.push(&vec![b'z'; Output::CAPACITY - 2]);
-                }
-                all.extend_from_slice(chunk);
-                Ok(chunk.len())
-            })
-            .unwrap();
+        while !output.is_empty() {
+            output
+                .drain(|chunk| {
+                    if std::mem::take(&mut first) {
+                        // Overflows by one while "abc" is being written: "a" is dropped.
+                        output.push(&vec![b'z'; Output::CAPACITY - 2]);
+                    }
+                    all.extend_from_slice(chunk);
+                    Ok(chunk.len())
+                })
+                .unwrap();
+        }
         assert_eq!(all.len(), 3 + Output::CAPACITY - 2);
         assert_eq!(&all[..4], b"abcz");
+    }
+
+    #[test]
+    fn a_guest_that_never_stops_printing_does_not_hold_the_writer() {
+        let Port { output, counts, .. } = port();
+        output.push(b"x");
+        let ready = counts.ready.load(Ordering::Relaxed);
+        // Each write makes room for one more byte: without a budget this would not return.
+        let endless = output.drain(|chunk| {
+            output.push(b"y");
+            Ok(chunk.len())
+        });
+        assert!(endless.is_ok() && !output.is_empty());
+        assert_eq!(
+            counts.ready.load(Ordering::Relaxed),
+            ready + 1,
+            "the rest is posted"
+        );
     }
 
     #[test]

@@ -60,6 +60,14 @@ impl Error {
         })
     }
 
+    /// The same problem as a failure of the host: nobody asked for anything just now.
+    #[must_use]
+    pub fn into_host(self) -> Self {
+        match self {
+            Self::Input(problem) | Self::Host(problem) => Self::Host(problem),
+        }
+    }
+
     /// A KVM request that the host's kernel answered with an error.
     #[must_use]
     pub fn kvm(request: &str, errno: kvm_ioctls::Error) -> Self {

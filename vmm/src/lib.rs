@@ -10,6 +10,7 @@ pub mod end;
 pub mod error;
 pub mod kvm;
 pub mod machine;
+pub mod stream;
 pub mod vcpu;
 
 pub use error::{Error, Problem, Result};

@@ -11,13 +11,14 @@ use crate::config::{self, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::memory::Ram;
 use crate::kvm::{self, Messages, Vm};
-use crate::vcpu::{Handle, Reports, Spec, VcpuRef};
+use crate::vcpu::{Handle, PATIENCE, Reports, Spec, VcpuRef};
 use hotvisor_devices::ged::{self, Ged};
 use hotvisor_devices::ioapic::{self, IoApic, Pin};
 use hotvisor_devices::power::{self, PowerRegisters, PowerSink};
 use hotvisor_devices::serial::{self, Output, Serial, SerialSink};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use std::sync::Arc;
+use std::time::Instant;
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 
@@ -58,7 +59,8 @@ impl Machine {
     where
         P: PowerSink + Reports + SerialSink + Clone + 'static,
     {
-        check_limits(kvm, config)?;
+        let leaves = kvm::supported_cpuid(kvm)?;
+        check_limits(kvm, config, cpuid::physical_address_bits(&leaves))?;
         let ram = Arc::new(Ram::new(config.memory)?);
         let vm = Arc::new(Vm::new(kvm, ram)?);
         let entry = files.load(vm.memory(), config)?;
@@ -68,7 +70,6 @@ impl Machine {
             max: config.cpus.max,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         };
-        let leaves = kvm::supported_cpuid(kvm)?;
         let mut vcpus = Vec::new();
         for id in 0..config.cpus.boot {
             let fd = create_vcpu(&vm, id)?;
@@ -100,11 +101,6 @@ impl Machine {
         self.vcpus.iter().for_each(Handle::end);
     }
 
-    /// Its vCPUs that have threads.
-    pub fn vcpus(&self) -> impl Iterator<Item = VcpuRef> {
-        self.vcpus.iter().map(Handle::vcpu)
-    }
-
     /// Presses the guest's power button.
     pub fn press_power_button(&self) {
         self.devices.ged.raise(ged::Event::PowerButton);
@@ -117,8 +113,19 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // All at once, and one deadline for all.
+        self.stop();
+        let deadline = Instant::now() + PATIENCE;
+        for vcpu in &mut self.vcpus {
+            vcpu.finish(deadline);
+        }
+    }
+}
+
 /// Checks the configuration against what this KVM can do.
-fn check_limits(kvm: &Kvm, config: &VmConfig) -> Result<()> {
+fn check_limits(kvm: &Kvm, config: &VmConfig, address_bits: u32) -> Result<()> {
     let max = config.cpus.max as usize;
     let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
     if max > limit {
@@ -126,6 +133,18 @@ fn check_limits(kvm: &Kvm, config: &VmConfig) -> Result<()> {
             format!("--cpus boot={},max={max}", config.cpus.boot),
             format!("{max} possible CPUs, and this host's KVM allows {limit}"),
             format!("lower max to {limit}"),
+        ));
+    }
+    let end = layout::ram_ranges(config.memory)
+        .iter()
+        .map(|(start, len)| start + len)
+        .max();
+    if end.is_some_and(|end| end > 1 << address_bits) {
+        let most = (1u64 << address_bits) - (layout::HIGH_RAM_START - layout::LOW_RAM_END);
+        return Err(Error::input(
+            format!("--memory size={}M", config.memory >> 20),
+            format!("this host's CPUs have {address_bits} bits of physical address"),
+            format!("ask for {}M at the most", most >> 20),
         ));
     }
     Ok(())

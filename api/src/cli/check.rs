@@ -1,10 +1,10 @@
 //! `hotvisor check`.
 
 use super::say;
-use hotvisor_vmm::Result;
 use hotvisor_vmm::kvm::probe::{self, Findings, Mode};
 use hotvisor_vmm::kvm::{self, DEVICE};
 use serde_json::json;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Say what this host's KVM can do, by trying
@@ -20,39 +20,32 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self) -> ExitCode {
-        match examine() {
-            Ok(findings) => {
-                if self.json {
-                    println!("{}", as_json(&findings));
-                } else {
-                    print!("{}", as_text(&findings));
-                }
-                ExitCode::from(u8::from(!runs(&findings, Mode::Long)))
+        let findings = kvm::open_any().map(|kvm| probe::examine(&kvm));
+        let can = findings.as_ref().is_ok_and(can_run);
+        match findings {
+            Ok(findings) if self.json => print(&format!("{}\n", as_json(&findings))),
+            Ok(findings) => print(&as_text(&findings)),
+            Err(error) if self.json => {
+                print(&format!(
+                    "{}\n",
+                    json!({ "device": DEVICE, "error": error.to_string() })
+                ));
             }
-            Err(error) => {
-                if self.json {
-                    println!(
-                        "{}",
-                        json!({ "device": DEVICE, "error": error.to_string() })
-                    );
-                } else {
-                    say(&error);
-                }
-                ExitCode::from(1)
-            }
+            Err(error) => say(&error),
         }
+        ExitCode::from(u8::from(!can))
     }
 }
 
-fn examine() -> Result<Findings> {
-    probe::examine(&kvm::open()?)
+/// Prints on standard output; a reader that has gone away has seen enough.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn runs(findings: &Findings, wanted: Mode) -> bool {
-    findings
-        .modes
-        .iter()
-        .any(|(mode, result)| *mode == wanted && result.is_ok())
+/// Whether a 64-bit guest can run.
+fn can_run(findings: &Findings) -> bool {
+    let long = |(mode, result): &(Mode, Result<(), String>)| *mode == Mode::Long && result.is_ok();
+    findings.modes.iter().any(long) && findings.required.iter().all(|(_, _, there)| *there)
 }
 
 fn as_json(findings: &Findings) -> serde_json::Value {
@@ -78,11 +71,7 @@ fn as_json(findings: &Findings) -> serde_json::Value {
 }
 
 fn as_text(findings: &Findings) -> String {
-    let can = if runs(findings, Mode::Long) {
-        "can"
-    } else {
-        "cannot"
-    };
+    let can = if can_run(findings) { "can" } else { "cannot" };
     let mut lines = vec![format!("{DEVICE} {can} run a 64-bit guest"), String::new()];
     for (mode, result) in &findings.modes {
         let result = match result {

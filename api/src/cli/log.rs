@@ -1,5 +1,6 @@
 //! Where our own messages go.
 
+use hotvisor_vmm::stream::{self, open_unblocking};
 use hotvisor_vmm::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::IsTerminal;
@@ -32,11 +33,17 @@ pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<LogFile
         _ => Level::TRACE,
     };
     let builder = tracing_subscriber::fmt()
+        .log_internal_errors(false)
         .with_max_level(level)
         .with_target(false);
     let Some(path) = file else {
         let ansi = std::io::stderr().is_terminal();
-        builder.with_ansi(ansi).with_writer(std::io::stderr).init();
+        // One that never blocks: a reader of our messages that stalls must not hold up a machine. What it
+        // does not take is lost, and so is what cannot be written at all.
+        builder
+            .with_ansi(ansi)
+            .with_writer(Mutex::new(stream::stderr()?))
+            .init();
         return Ok(None);
     };
     let (opened, created) = open(path).map_err(|e| {
@@ -59,11 +66,12 @@ pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<LogFile
 
 /// Opens for appending; says whether the file is new.
 fn open(path: &Path) -> std::io::Result<(File, bool)> {
-    match OpenOptions::new().append(true).create_new(true).open(path) {
+    match open_unblocking(OpenOptions::new().append(true).create_new(true), path) {
         Ok(file) => Ok((file, true)),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            Ok((OpenOptions::new().append(true).open(path)?, false))
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok((
+            open_unblocking(OpenOptions::new().append(true), path)?,
+            false,
+        )),
         Err(e) => Err(e),
     }
 }

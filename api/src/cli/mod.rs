@@ -6,6 +6,7 @@ mod options;
 mod run;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A minimal KVM virtual machine monitor that takes vCPUs away from a running guest, and gives them back.
@@ -39,5 +40,6 @@ impl Cli {
 
 /// Says one thing on standard error.
 fn say(what: &dyn std::fmt::Display) {
-    eprintln!("hotvisor: {what}");
+    // Where nobody reads it, the exit code has to do.
+    let _ = writeln!(std::io::stderr(), "hotvisor: {what}");
 }

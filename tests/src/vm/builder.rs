@@ -31,6 +31,7 @@ pub struct Builder {
     max_cpus: u32,
     memory: u32,
     serial: String,
+    ignored: Option<String>,
     args: Vec<String>,
 }
 
@@ -65,6 +66,7 @@ impl Builder {
             max_cpus: 1,
             memory: 512,
             serial: "tty".to_owned(),
+            ignored: None,
             args: Vec::new(),
         }
     }
@@ -109,6 +111,13 @@ impl Builder {
     #[must_use]
     pub fn serial(mut self, serial: impl Into<String>) -> Self {
         self.serial = serial.into();
+        self
+    }
+
+    /// Starts Hotvisor with these signals (`HUP INT`) ignored, as `nohup` does.
+    #[must_use]
+    pub fn ignoring(mut self, signals: &str) -> Self {
+        self.ignored = Some(signals.to_owned());
         self
     }
 
@@ -159,7 +168,15 @@ impl Builder {
     }
 
     fn hotvisor(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.ignored {
+            None => Command::new(&self.program),
+            Some(signals) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("trap '' {signals}; exec \"$0\" \"$@\"")]);
+                shell.arg(&self.program);
+                shell
+            }
+        };
         command.arg("run").arg("--kernel").arg(&self.kernel);
         if let Some(initramfs) = &self.initramfs {
             command.arg("--initramfs").arg(initramfs);

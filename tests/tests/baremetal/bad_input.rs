@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -10,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use hotvisor_tests::harness::{Context, Test};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Uid, chroot};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, chroot, mkfifo};
 
 use crate::guest::{IMAGE, test};
 
@@ -33,6 +34,7 @@ struct Folder {
     dir: tempfile::TempDir,
     hotvisor: PathBuf,
     _in_use: UnixListener,
+    _datagrams: UnixDatagram,
 }
 
 /// A bzImage's first sectors: the header says 64-bit and `paragraphs` times 16 bytes of kernel.
@@ -67,18 +69,22 @@ impl Folder {
         other[5] = 2;
         write("big-endian.elf", &other)?;
         write("no-pvh.elf", &without_notes())?;
+        write("low.elf", &with_low_part())?;
         write("short.bz", &bzimage(0x20f, 1, 0x1000, 0x204))?;
         write("cut.bz", &bzimage(0x20f, 1, 0x1000, 0x2000))?;
         write("old.bz", &bzimage(0x204, 0, 0x100, 0x2000))?;
         write("32-bit.bz", &bzimage(0x20f, 0, 0x100, 0x2000))?;
         write("big", &vec![b'x'; 40 << 20])?;
         fs::create_dir(dir.path().join("folder"))?;
+        mkfifo(&dir.path().join("fifo"), Mode::from_bits_truncate(0o600))?;
+        let datagrams = UnixDatagram::bind(dir.path().join("datagrams"))?;
         let in_use = UnixListener::bind(dir.path().join("in-use"))?;
         let hotvisor = context.artifacts.hotvisor();
         Ok(Self {
             dir,
             hotvisor,
             _in_use: in_use,
+            _datagrams: datagrams,
         })
     }
 
@@ -116,19 +122,29 @@ impl Folder {
     }
 }
 
-/// The guest's image, its program headers all turned into ones that nobody reads.
-fn without_notes() -> Vec<u8> {
+/// The guest's image with a change to each program header of one kind.
+fn with_headers(kind: u8, change: impl Fn(&mut [u8])) -> Vec<u8> {
     let mut image = IMAGE.to_vec();
-    let at =
-        |image: &[u8], from: usize| usize::from(u16::from_le_bytes([image[from], image[from + 1]]));
-    let (first, count) = (at(&image, 32), at(&image, 56));
-    for header in 0..count {
-        let kind = first + header * 56;
-        if image[kind] == 4 {
-            image[kind] = 0;
+    let at = |from: usize| usize::from(u16::from_le_bytes([IMAGE[from], IMAGE[from + 1]]));
+    let (first, count) = (at(32), at(56));
+    for header in (0..count).map(|n| first + n * 56) {
+        if image[header] == kind {
+            change(&mut image[header..header + 56]);
         }
     }
     image
+}
+
+/// The guest's image, its notes turned into something that nobody reads.
+fn without_notes() -> Vec<u8> {
+    with_headers(4, |header| header[0] = 0)
+}
+
+/// The guest's image, to be loaded over what firmware would keep there.
+fn with_low_part() -> Vec<u8> {
+    with_headers(1, |header| {
+        header[24..32].copy_from_slice(&0x9_f000_u64.to_le_bytes());
+    })
 }
 
 /// One line on standard error with all the expected words, nothing on standard output, exit code 2.
@@ -161,6 +177,15 @@ fn check(output: &Output, expected: &[&str]) -> Result<()> {
 
 /// Options beside `--kernel`, and what must be said of them.
 const OPTIONS: &[(&[&str], &[&str])] = &[
+    (&["--initramfs", "fifo"], &["not a regular file"]),
+    (
+        &["--serial", "file=fifo"],
+        &["--serial file=fifo", "No such device"],
+    ),
+    (
+        &["--serial", "socket=datagrams"],
+        &["wrong type", "no stale socket of ours"],
+    ),
     (
         &["--initramfs", "nowhere"],
         &["--initramfs nowhere", "No such file"],
@@ -245,6 +270,8 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
 
 /// Kernels, and what must be said of them.
 const KERNELS: &[(&str, &[&str])] = &[
+    ("fifo", &["not a regular file"]),
+    ("low.elf", &["a part at 0x9f000, below 1 MiB"]),
     ("nowhere", &["--kernel nowhere", "No such file"]),
     ("folder", &["not a regular file"]),
     ("empty", &["neither a bzImage nor an ELF image"]),

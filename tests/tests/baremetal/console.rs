@@ -22,11 +22,13 @@ pub(crate) fn tests() -> Vec<Test> {
         test("console::file", file),
         test("console::socket", socket),
         test("console::socket_that_is_stale", stale_socket),
+        test("console::client_that_leaves_early", early_leaver),
         test("console::null_and_off", null_and_off),
         test("console::input_longer_than_the_fifo", long_input),
         test("console::input_at_its_end", input_at_its_end),
         test("console::reader_that_stalls", stalled_reader),
         test("console::reader_that_goes_away", reader_gone),
+        test("console::nobody_reads_our_messages", messages_unread),
         test("console::terminal_is_raw_and_restored", terminal),
     ]
 }
@@ -118,6 +120,33 @@ fn reconnect(guest: &Guest, path: &Path) -> Result<Client> {
             .vm()
             .evidence("no client is served after the first one went")
     )
+}
+
+/// A client that sends more than the guest takes, and leaves: the next one is served all the same.
+fn early_leaver(context: &Context) -> Result<()> {
+    let (machine, path) = socket_machine(context)?;
+    let guest = machine.start()?;
+    wait_until(&guest, || Ok(path.exists()))?;
+    let mut first = Client::connect(&path)?;
+    first.expect("ready apic=0\n")?;
+    // The guest is deaf from here on, and its FIFO holds 16 bytes or 64.
+    first.0.write_all(b"hltloop\n")?;
+    first.0.write_all(&[b'x'; 3000])?;
+    drop(first);
+    // There is nothing to read any more, so being served shows in not being turned away.
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut next = Client::connect(&path)?;
+        next.0.set_read_timeout(Some(Duration::from_millis(200)))?;
+        match next.0.read(&mut [0]) {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+            _ => ensure!(
+                Instant::now() < deadline,
+                "every later client is turned away"
+            ),
+        }
+    }
+    end_by_signals(&guest)
 }
 
 fn stale_socket(context: &Context) -> Result<()> {
@@ -249,6 +278,16 @@ fn reader_gone(context: &Context) -> Result<()> {
     let input = "ping\n".repeat(1000) + "off 5\n";
     let mut piped = Piped::start(context, input.as_bytes())?;
     drop(piped.child.stdout.take());
+    let status = piped.child.wait()?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+/// Whoever started us closed both ends that we write to; the guest provokes messages and goes on.
+fn messages_unread(context: &Context) -> Result<()> {
+    let input = "out8 0x600 0x20\nout16 0x600 7\n".repeat(20) + "off 5\n";
+    let mut piped = Piped::start(context, input.as_bytes())?;
+    drop((piped.child.stdout.take(), piped.child.stderr.take()));
     let status = piped.child.wait()?;
     ensure!(status.success(), "{status}");
     Ok(())

@@ -25,6 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("end::sigterm_twice", sigterm_twice),
         test("end::sigterm_twice_with_all_cpus_halted", sigterm_halted),
         test("end::shutdown_timeout", shutdown_timeout),
+        test("end::an_ignored_signal_stays_ignored", ignored_signal),
     ]
 }
 
@@ -149,4 +150,18 @@ fn shutdown_timeout(context: &Context) -> Result<()> {
         .boot()?;
     guest.press_power_button()?;
     guest.wait_code(ENDED_EARLY, &[])
+}
+
+/// What `nohup` and a shell's background jobs rely on.
+fn ignored_signal(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 1, 1)?
+        .with(|vm| vm.ignoring("HUP INT"))
+        .boot()?;
+    guest.vm().signal(Signal::SIGHUP)?;
+    guest.vm().signal(Signal::SIGINT)?;
+    guest.expect("ping", "pong")?;
+    // The first signal that counts: were it the third, the machine would have ended.
+    guest.press_power_button()?;
+    guest.expect("ping", "pong")?;
+    guest.power_off()
 }

@@ -39,6 +39,23 @@ impl Topology {
     }
 }
 
+/// Bits of a physical address: 36 where the leaf is not there (AMD APM volume 3, E.4.7).
+#[must_use]
+pub fn physical_address_bits(supported: &CpuId) -> u32 {
+    let leaf = supported
+        .as_slice()
+        .iter()
+        .find(|e| e.function == 0x8000_0008);
+    leaf.map_or(36, |e| (e.eax & 0xff).clamp(36, 52))
+}
+
+/// Whether the CPU is of AMD's family, by the vendor in leaf 0.
+fn is_amd(supported: &CpuId) -> bool {
+    let vendor = supported.as_slice().iter().find(|e| e.function == 0);
+    // "Auth" of AuthenticAMD, "Hygo" of HygonGenuine.
+    vendor.is_some_and(|e| [*b"Auth", *b"Hygo"].contains(&e.ebx.to_le_bytes()))
+}
+
 /// The leaves of the vCPU with this APIC id.
 #[must_use]
 pub fn for_vcpu(supported: &CpuId, apic_id: u32, topology: Topology) -> CpuId {
@@ -49,15 +66,16 @@ pub fn for_vcpu(supported: &CpuId, apic_id: u32, topology: Topology) -> CpuId {
         .filter(|e| !matches!(e.function, 0xb | 0x1f | 0x8000_0026))
         .copied()
         .collect();
+    let amd = is_amd(supported);
     for entry in &mut entries {
-        patch(entry, apic_id, topology);
+        patch(entry, apic_id, topology, amd);
     }
     entries.extend(topology_leaf(0xb, apic_id, topology));
     // The list only ever shrinks by leaves that were in it, but for 0xb's two.
     CpuId::from_entries(&entries).unwrap_or_else(|_| supported.clone())
 }
 
-fn patch(entry: &mut kvm_cpuid_entry2, apic_id: u32, topology: Topology) {
+fn patch(entry: &mut kvm_cpuid_entry2, apic_id: u32, topology: Topology, amd: bool) {
     let cores = topology.max;
     match entry.function {
         // Leaf 0x1f and others above 0xb are optional, 0xb is not.
@@ -87,11 +105,11 @@ fn patch(entry: &mut kvm_cpuid_entry2, apic_id: u32, topology: Topology) {
         KVM_FEATURES_LEAF => entry.eax |= KVM_FEATURE_MSI_EXT_DEST_ID,
         0x8000_0001 => {
             entry.ecx &= !E1_ECX_CMP_LEGACY;
-            if cores > 1 && is_amd(entry) {
+            if cores > 1 && amd {
                 entry.ecx |= E1_ECX_CMP_LEGACY;
             }
         }
-        0x8000_0008 => {
+        0x8000_0008 if amd => {
             entry.ecx = entry.ecx & !0xf0ff | (cores - 1).min(0xff) | topology.id_bits() << 12;
         }
         0x8000_001d if entry.eax & 0x1f != 0 => {
@@ -105,12 +123,6 @@ fn patch(entry: &mut kvm_cpuid_entry2, apic_id: u32, topology: Topology) {
         }
         _ => {}
     }
-}
-
-/// Whether this is the extended feature leaf of an AMD CPU: Intel's has no legacy core count.
-fn is_amd(extended_features: &kvm_cpuid_entry2) -> bool {
-    // Bit 22 of ECX, topology extensions, and bit 6, SSE4A, are AMD's alone.
-    extended_features.ecx & (1 << 22 | 1 << 6) != 0
 }
 
 /// The extended topology leaf: a level of threads, a level of cores, and the end.
@@ -147,7 +159,7 @@ mod tests {
             ..kvm_cpuid_entry2::default()
         };
         CpuId::from_entries(&[
-            entry(0, 0xd, 0, 0, 0),
+            entry(0, 0xd, u32::from_le_bytes(*b"Auth"), 0, 0),
             entry(1, 0, 0xff01_0800, L1_ECX_MWAIT, 0),
             entry(5, 64, 64, 3, 1),
             entry(0xb, 9, 9, 9, 9),

@@ -13,8 +13,7 @@ use vm_memory::GuestAddress;
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 
-/// Smallest and greatest guest memory in bytes: a kernel needs some, and page tables, slots and the
-/// guest's physical addresses (40 bits on every KVM host) end somewhere.
+/// Smallest and greatest guest memory in bytes; the host's physical addresses may allow less.
 pub const MIN_MEMORY: u64 = 16 << 20;
 /// See [`MIN_MEMORY`].
 pub const MAX_MEMORY: u64 = 512 << 30;

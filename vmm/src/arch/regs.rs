@@ -155,7 +155,8 @@ fn segments(sregs: &mut kvm_sregs, entry: Entry) {
         Entry::Linux64 { .. } => {
             sregs.cr3 = layout::PML4.0;
             sregs.cr4 |= CR4_PAE;
-            sregs.cr0 |= CR0_PG;
+            // Caches on: reset leaves them off.
+            sregs.cr0 = CR0_ET | CR0_PG;
             sregs.efer |= EFER_LME | EFER_LMA;
             CODE64
         }
@@ -193,12 +194,17 @@ pub fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
         data,
         ..kvm_msr_entry::default()
     };
+    let failed = |e| Error::host("MSR list", format!("{e:?}"), "report this bug in Hotvisor");
+    // KVM has bits of its own in this one.
+    let mut present = Msrs::from_entries(&[entry(MSR_MISC_ENABLE, 0)]).map_err(failed)?;
+    vcpu.get_msrs(&mut present)
+        .map_err(|e| Error::kvm("get MSRs", e))?;
+    let misc_enable = present.as_slice()[0].data | MISC_ENABLE_FAST_STRING;
     let wanted = [
-        entry(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        entry(MSR_MISC_ENABLE, misc_enable),
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
     ];
-    let msrs = Msrs::from_entries(&wanted)
-        .map_err(|e| Error::host("MSR list", format!("{e:?}"), "report this bug in Hotvisor"))?;
+    let msrs = Msrs::from_entries(&wanted).map_err(failed)?;
     match vcpu
         .set_msrs(&msrs)
         .map_err(|e| Error::kvm("set MSRs", e))?

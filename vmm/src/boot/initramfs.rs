@@ -2,7 +2,8 @@
 
 use crate::arch::layout::PAGE;
 use crate::error::{Error, Result};
-use std::fs::File;
+use crate::stream::open_unblocking;
+use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -65,7 +66,8 @@ impl Initramfs {
 /// Opens a regular file for reading and tells its size.
 pub(super) fn open_file(path: &Path, asked: &str, remedy: &str) -> Result<(File, u64)> {
     let refuse = |found: &dyn std::fmt::Display| Error::input(asked, found, remedy);
-    let file = File::open(path).map_err(|e| refuse(&e))?;
+    let opened = open_unblocking(OpenOptions::new().read(true), path);
+    let file = opened.map_err(|e| refuse(&e))?;
     let metadata = file.metadata().map_err(|e| refuse(&e))?;
     if !metadata.is_file() {
         return Err(refuse(&"not a regular file"));

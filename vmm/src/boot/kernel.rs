@@ -19,6 +19,7 @@ mod header {
     pub(super) const SYSSIZE: usize = 0x1f4;
     pub(super) const MAGIC: usize = 0x202;
     pub(super) const VERSION: usize = 0x206;
+    pub(super) const CODE32_START: usize = 0x214;
     pub(super) const INITRD_ADDR_MAX: usize = 0x22c;
     pub(super) const XLOADFLAGS: usize = 0x236;
     pub(super) const CMDLINE_SIZE: usize = 0x238;
@@ -233,6 +234,11 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
             )));
         }
         match kind {
+            PT_LOAD if filesz > memsz => return Err(refuse("a broken ELF header".into())),
+            PT_LOAD if paddr < layout::HIMEM && filesz > 0 => {
+                let found = format!("an ELF image with a part at {paddr:#x}, below 1 MiB");
+                return Err(Error::input(asked, found, "link it to 1 MiB or above"));
+            }
             PT_LOAD => {
                 let top = paddr.checked_add(memsz);
                 end = end.max(top.ok_or_else(|| refuse("a broken ELF header".into()))?);
@@ -269,6 +275,8 @@ fn bzimage(head: &[u8], len: u64, asked: &str) -> Result<Format> {
         ));
     }
     let init_size = u64::from(u32_at(head, header::INIT_SIZE));
+    let load = u64::from(u32_at(head, header::CODE32_START));
+    let image_end = load + (len - (setup_sectors + 1) * 512);
     let end = u64_at(head, header::PREF_ADDRESS)
         .checked_add(init_size)
         .ok_or_else(|| {
@@ -279,7 +287,7 @@ fn bzimage(head: &[u8], len: u64, asked: &str) -> Result<Format> {
             )
         })?;
     Ok(Format::BzImage {
-        end,
+        end: end.max(image_end),
         cmdline_max: u32_at(head, header::CMDLINE_SIZE) as usize,
         initrd_addr_max: u64::from(u32_at(head, header::INITRD_ADDR_MAX)),
     })

@@ -1,15 +1,15 @@
 //! The host's side of COM1: where its bytes go and come from. Used by the control thread only, which it
 //! never makes wait: what the host does not take now waits in the port's bounded buffer.
 
-use super::endpoint::{self, Source, Target, wait_ready};
 use super::terminal::{self, RawMode};
 use crate::config::Serial as Config;
 use crate::error::{Error, Result};
+use crate::stream::{self, Source, Target, open_unblocking, wait_ready};
 use event_manager::{EventOps, EventSet, Events};
 use hotvisor_devices::serial::{Output, Serial};
 use nix::poll::PollFlags;
-use std::fs::File;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -26,36 +26,37 @@ pub(super) const TOKEN_LISTEN: u32 = 18;
 /// How much input is taken from the host at a time.
 const CHUNK: usize = 4096;
 
-/// A descriptor, and whether the event manager watches it.
+/// A descriptor, and what the event manager watches it for.
 struct Watched<T> {
     inner: T,
     token: u32,
-    events: EventSet,
-    watched: bool,
+    watched: Option<EventSet>,
 }
 
 impl<T: AsFd> Watched<T> {
-    fn new(inner: T, token: u32, events: EventSet) -> Self {
+    fn new(inner: T, token: u32) -> Self {
         Self {
             inner,
             token,
-            events,
-            watched: false,
+            watched: None,
         }
     }
 
-    /// Watches it or not. Returns whether it can be watched: a regular file cannot, and is always ready.
-    fn watch(&mut self, on: bool, ops: &mut EventOps) -> bool {
-        if self.watched == on {
+    /// Watches it for `wanted` from now on; for an empty set, that it hangs up or fails. Returns whether it
+    /// can be watched: a regular file cannot, and is always ready.
+    fn watch(&mut self, wanted: Option<EventSet>, ops: &mut EventOps) -> bool {
+        if self.watched == wanted {
             return true;
         }
-        let events = Events::with_data_raw(self.inner.as_fd().as_raw_fd(), self.token, self.events);
-        let done = if on {
-            ops.add(events)
-        } else {
-            ops.remove(events)
+        let fd = self.inner.as_fd().as_raw_fd();
+        let events = |set| Events::with_data_raw(fd, self.token, set);
+        let done = match (self.watched, wanted) {
+            (None, Some(set)) => ops.add(events(set)),
+            (Some(_), Some(set)) => ops.modify(events(set)),
+            (Some(set), None) => ops.remove(events(set)),
+            (None, None) => Ok(()),
         };
-        self.watched = on && done.is_ok();
+        self.watched = if done.is_ok() { wanted } else { None };
         done.is_ok()
     }
 }
@@ -66,12 +67,12 @@ type Sink = Watched<Box<dyn Target>>;
 /// The host's side of COM1.
 pub(super) struct Console {
     input: Option<Input>,
+    /// A client will send no more, but may still listen.
+    input_ended: bool,
     output: Option<Sink>,
     listener: Option<Listener>,
     /// Read from the host, not yet taken by the guest.
     pending: Vec<u8>,
-    /// Whether output that nobody takes is kept for a client that may come.
-    keep: bool,
     /// Bytes dropped that were already told of.
     told_dropped: u64,
     _raw: Option<RawMode>,
@@ -94,10 +95,10 @@ impl Console {
     pub(super) fn nowhere() -> Self {
         Self {
             input: None,
+            input_ended: false,
             output: None,
             listener: None,
             pending: Vec::new(),
-            keep: false,
             told_dropped: 0,
             _raw: None,
         }
@@ -114,44 +115,49 @@ impl Console {
             Config::File(path) => {
                 let asked = format!("--serial file={}", path.display());
                 let remedy = "name a file in a folder that exists and may be written";
-                let file = File::create(path).map_err(|e| Error::input(asked, e, remedy))?;
-                console.set_output(Box::new(file));
+                let mut options = OpenOptions::new();
+                let options = options.write(true).create(true).truncate(true);
+                let file = open_unblocking(options, path);
+                console.set_output(Box::new(file.map_err(|e| Error::input(asked, e, remedy))?));
             }
             Config::Socket(path) => {
-                let socket = Watched::new(endpoint::listen(path)?, TOKEN_LISTEN, EventSet::IN);
+                let socket = Watched::new(stream::listen(path)?, TOKEN_LISTEN);
                 console.listener = Some(Listener {
                     socket,
                     path: path.clone(),
                 });
-                console.keep = true;
             }
             Config::Tty => {
-                if terminal::is_ours() {
-                    let asked = "--serial tty";
+                let terminal = io::stdin().is_terminal();
+                if terminal && terminal::is_ours() {
                     let raw = terminal::raw_mode();
                     console._raw = Some(raw.map_err(|e| {
-                        Error::input(asked, e, "use a terminal, or --serial file=PATH")
+                        Error::input("--serial tty", e, "use a terminal, or --serial file=PATH")
                     })?);
                 }
-                console.set_input(Box::new(endpoint::stdin()?));
-                console.set_output(endpoint::stdout()?);
+                // To read from a terminal whose foreground is somebody else's would stop the process.
+                if !terminal || terminal::is_ours() {
+                    console.set_input(Box::new(stream::stdin()?));
+                }
+                console.set_output(stream::stdout()?);
             }
         }
         Ok(console)
     }
 
     fn set_input(&mut self, source: Box<dyn Source>) {
-        self.input = Some(Watched::new(source, TOKEN_IN, EventSet::IN));
+        self.input = Some(Watched::new(source, TOKEN_IN));
+        self.input_ended = false;
     }
 
     fn set_output(&mut self, target: Box<dyn Target>) {
-        self.output = Some(Watched::new(target, TOKEN_OUT, EventSet::OUT));
+        self.output = Some(Watched::new(target, TOKEN_OUT));
     }
 
     /// Starts watching what there is to watch.
     pub(super) fn start(&mut self, port: Option<&Serial>, ops: &mut EventOps) {
         if let Some(listener) = &mut self.listener {
-            listener.socket.watch(true, ops);
+            listener.socket.watch(Some(EventSet::IN), ops);
         }
         self.pump_input(port, ops);
     }
@@ -159,13 +165,19 @@ impl Console {
     /// A descriptor of ours is ready.
     pub(super) fn ready(
         &mut self,
-        token: u32,
+        events: Events,
         port: Option<&Serial>,
         output: &Output,
         ops: &mut EventOps,
     ) {
-        match token {
-            TOKEN_IN => self.pump_input(port, ops),
+        match events.data() {
+            TOKEN_IN => {
+                self.pump_input(port, ops);
+                let gone = EventSet::HANG_UP | EventSet::ERROR;
+                if self.listener.is_some() && events.event_set().intersects(gone) {
+                    self.client_gone(ops);
+                }
+            }
             TOKEN_OUT => self.pump_output(output, ops),
             TOKEN_LISTEN => self.accept(port, output, ops),
             _ => {}
@@ -180,39 +192,49 @@ impl Console {
                 self.pending.drain(..taken);
             }
             let Some(input) = &mut self.input else { return };
-            if !self.pending.is_empty() {
-                // The guest asks for the rest when it has read what it has.
-                input.watch(false, ops);
+            if !self.pending.is_empty() || self.input_ended {
+                // The guest asks for the rest when it has read what it has. That a client hangs up must be
+                // seen meanwhile; a pipe that does so still holds what was sent before.
+                let idle = self.listener.is_some().then(EventSet::empty);
+                input.watch(idle, ops);
                 return;
             }
-            if input.watch(true, ops)
-                && !wait_ready(&input.inner, PollFlags::POLLIN, Duration::ZERO)
-            {
+            let watched = input.watch(Some(EventSet::IN), ops);
+            if watched && !wait_ready(&input.inner, PollFlags::POLLIN, Duration::ZERO) {
                 return;
             }
             let mut chunk = [0; CHUNK];
             match input.inner.read(&mut chunk) {
-                Ok(0) => return self.input_ended(ops),
+                Ok(0) => self.end_input(ops),
                 Ok(n) => self.pending.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
                     debug!("serial input: {e}");
-                    return self.input_ended(ops);
+                    self.end_input(ops);
                 }
             }
         }
     }
 
-    fn input_ended(&mut self, ops: &mut EventOps) {
-        if let Some(mut input) = self.input.take() {
-            input.watch(false, ops);
+    /// There will be no more input from where it came until now.
+    fn end_input(&mut self, ops: &mut EventOps) {
+        self.input_ended = true;
+        if self.listener.is_none()
+            && let Some(mut input) = self.input.take()
+        {
+            input.watch(None, ops);
         }
-        if self.listener.is_some() {
-            debug!("serial: client gone");
-            if let Some(mut output) = self.output.take() {
-                output.watch(false, ops);
-            }
+    }
+
+    /// The client is gone; the next one may come, and gets what this one did not take.
+    fn client_gone(&mut self, ops: &mut EventOps) {
+        debug!("serial: client gone");
+        if let Some(mut input) = self.input.take() {
+            input.watch(None, ops);
+        }
+        if let Some(mut output) = self.output.take() {
+            output.watch(None, ops);
         }
     }
 
@@ -227,48 +249,59 @@ impl Console {
             self.told_dropped = dropped;
         }
         let Some(sink) = &mut self.output else {
-            if !self.keep {
+            // Kept for a client that may come; nobody else will.
+            if self.listener.is_none() {
                 let _ = output.drain(|bytes| Ok(bytes.len()));
             }
             return;
         };
         match output.drain(|bytes| sink.inner.write(bytes)) {
             Ok(()) => {
-                sink.watch(false, ops);
+                sink.watch(None, ops);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                sink.watch(true, ops);
+                sink.watch(Some(EventSet::OUT), ops);
             }
+            Err(_) if self.listener.is_some() => self.client_gone(ops),
             Err(e) => {
                 warn!("serial output is lost from here on: {e}");
-                sink.watch(false, ops);
+                sink.watch(None, ops);
                 self.output = None;
             }
         }
     }
 
     fn accept(&mut self, port: Option<&Serial>, output: &Output, ops: &mut EventOps) {
-        let Some(listener) = &self.listener else {
+        let Some(listener) = &mut self.listener else {
             return;
         };
-        let Ok((client, _)) = listener.socket.inner.accept() else {
-            return;
+        let both = match listener.socket.inner.accept() {
+            Ok(_) if self.output.is_some() => {
+                debug!("serial: a second client was turned away");
+                return;
+            }
+            Ok((client, _)) => client
+                .set_nonblocking(true)
+                .and_then(|()| Ok((client.try_clone()?, client))),
+            Err(e) => Err(e),
         };
-        if self.input.is_some() {
-            debug!("serial: a second client was turned away");
-            return;
-        }
-        let both = client
-            .set_nonblocking(true)
-            .and_then(|()| client.try_clone());
         match both {
-            Ok(reader) => {
+            Ok((reader, writer)) => {
                 self.set_input(Box::new(reader));
-                self.set_output(Box::new(client));
+                self.set_output(Box::new(writer));
                 self.pump_output(output, ops);
                 self.pump_input(port, ops);
             }
-            Err(e) => warn!("serial: a client could not be served: {e}"),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(e) => {
+                // Most likely there is no descriptor left; asking again would be all that we do.
+                warn!("serial: no further client is served: {e}");
+                listener.socket.watch(None, ops);
+            }
         }
     }
 
@@ -276,13 +309,17 @@ impl Console {
     pub(super) fn finish(&mut self, output: &Output, limit: Duration) {
         let deadline = Instant::now() + limit;
         let Some(sink) = &mut self.output else { return };
-        while let Err(e) = output.drain(|bytes| sink.inner.write(bytes)) {
+        while !output.is_empty() {
+            let written = output.drain(|bytes| sink.inner.write(bytes));
             let left = deadline.saturating_duration_since(Instant::now());
-            if e.kind() != io::ErrorKind::WouldBlock || left.is_zero() {
-                warn!("the end of the serial output is lost: {e}");
-                return;
+            match written {
+                _ if left.is_zero() => return warn!("the end of the serial output is lost"),
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    wait_ready(&sink.inner, PollFlags::POLLOUT, left);
+                }
+                Err(e) => return warn!("the end of the serial output is lost: {e}"),
             }
-            wait_ready(&sink.inner, PollFlags::POLLOUT, left);
         }
     }
 }

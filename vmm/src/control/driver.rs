@@ -10,11 +10,12 @@ use crate::end::End;
 use crate::error::{Error, Result};
 use crate::kvm::{self, probe};
 use crate::machine::{Machine, Posts};
-use crate::vcpu::{Exit, Report, VcpuRef};
+use crate::vcpu::{Exit, VcpuRef};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hotvisor_devices::power::PowerRequest;
-use hotvisor_devices::serial::Output;
+use hotvisor_devices::serial::{Output, SerialSink};
 use kvm_ioctls::Kvm;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, error, info};
@@ -44,7 +45,7 @@ struct Driver<'a> {
     machine: Option<Machine>,
     generation: u64,
     policy: Policy,
-    phase: Option<Phase>,
+    phase: Phase,
     end: Option<End>,
 }
 
@@ -75,7 +76,7 @@ impl<'a> Driver<'a> {
             machine: None,
             generation: 0,
             policy,
-            phase: Some(Phase::started()),
+            phase: Phase::started(),
             end: None,
         };
         driver.make_machine()?;
@@ -121,7 +122,7 @@ impl<'a> Driver<'a> {
 
     /// Milliseconds until the phase's deadline, rounded up; -1 for none.
     fn until_tick(&self) -> i32 {
-        let deadline = self.phase.as_ref().and_then(Phase::deadline);
+        let deadline = self.phase.deadline();
         deadline.map_or(-1, |at| {
             let left = at.saturating_duration_since(Instant::now());
             i32::try_from(left.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
@@ -130,11 +131,9 @@ impl<'a> Driver<'a> {
 
     /// One transition, and what it asks for.
     fn step(&mut self, event: lifecycle::Event) {
-        let Some(phase) = self.phase.take() else {
-            return;
-        };
+        let phase = mem::replace(&mut self.phase, Phase::Ended);
         let (phase, action) = phase.next(event, Instant::now(), &self.policy);
-        self.phase = Some(phase);
+        self.phase = phase;
         match action {
             Action::Nothing => {}
             Action::PressPowerButton => {
@@ -145,8 +144,13 @@ impl<'a> Driver<'a> {
             Action::Restart => {
                 info!("the guest starts again");
                 match self.make_machine() {
-                    Ok(()) => self.machine.iter().for_each(Machine::run),
-                    Err(error) => self.finish(End::Failed(error)),
+                    Ok(()) => {
+                        self.machine.iter().for_each(Machine::run);
+                        // What the guest before had not read is for this one.
+                        self.queue.post(self.generation).input_wanted();
+                    }
+                    // It was good when we started: this is not the user's mistake.
+                    Err(error) => self.finish(End::Failed(error.into_host())),
                 }
             }
             Action::Finish(end) => self.finish(end),
@@ -154,7 +158,7 @@ impl<'a> Driver<'a> {
     }
 
     fn finish(&mut self, end: End) {
-        self.phase = Some(Phase::Ended);
+        self.phase = Phase::Ended;
         self.end = Some(end);
     }
 
@@ -170,8 +174,7 @@ impl<'a> Driver<'a> {
             }
             Event::Power(PowerRequest::Off) => self.step(lifecycle::Event::Off),
             Event::Power(PowerRequest::Reset) => self.step(lifecycle::Event::Reset),
-            Event::Vcpu(vcpu, Report::Parked) => debug!("{vcpu} is parked"),
-            Event::Vcpu(vcpu, Report::Ended(exit)) => self.vcpu_ended(vcpu, exit),
+            Event::VcpuEnded(vcpu, exit) => self.vcpu_ended(vcpu, exit),
         }
     }
 
@@ -220,9 +223,9 @@ impl MutEventSubscriber for Driver<'_> {
                     self.step(lifecycle::Event::Terminate(signal));
                 }
             }
-            token @ (console::TOKEN_IN | console::TOKEN_OUT | console::TOKEN_LISTEN) => {
+            console::TOKEN_IN | console::TOKEN_OUT | console::TOKEN_LISTEN => {
                 let port = self.machine.as_ref().and_then(Machine::serial);
-                self.console.ready(token, port, &self.output, ops);
+                self.console.ready(events, port, &self.output, ops);
             }
             token => error!(token, "an event of nobody"),
         }

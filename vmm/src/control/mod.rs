@@ -4,7 +4,6 @@
 
 mod console;
 mod driver;
-mod endpoint;
 mod lifecycle;
 mod queue;
 mod signals;

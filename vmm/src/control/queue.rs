@@ -1,20 +1,24 @@
 //! The control thread's queue: anybody posts, one reads.
 
 use crate::error::{Error, Result};
-use crate::vcpu::{Report, Reports, VcpuRef};
+use crate::vcpu::{Exit, Reports, VcpuRef};
 use hotvisor_devices::power::{PowerRequest, PowerSink};
 use hotvisor_devices::serial::SerialSink;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// How many events are taken at a time.
+const BATCH: usize = 256;
 
 /// What is posted.
 #[derive(Debug)]
 pub(super) enum Event {
     /// The guest of this machine asks for power-off or reset.
     Power(PowerRequest),
-    /// A vCPU of this machine reports.
-    Vcpu(VcpuRef, Report),
+    /// The thread of a vCPU of this machine has ended.
+    VcpuEnded(VcpuRef, Exit),
     /// The serial port has output where it had none.
     OutputReady,
     /// The guest has read all of its input.
@@ -33,6 +37,8 @@ pub(super) struct Queue {
     posted: Receiver<Posted>,
     sender: Sender<Posted>,
     wake: Arc<EventFd>,
+    /// Whether [`Event::InputWanted`] is in the queue already.
+    input_wanted: Arc<AtomicBool>,
 }
 
 /// The posting end of one machine.
@@ -41,6 +47,8 @@ pub(super) struct Post {
     generation: u64,
     sender: Sender<Posted>,
     wake: Arc<EventFd>,
+    /// Whether [`Event::InputWanted`] is in the queue already.
+    input_wanted: Arc<AtomicBool>,
 }
 
 impl Queue {
@@ -53,6 +61,7 @@ impl Queue {
             posted,
             sender,
             wake: Arc::new(wake),
+            input_wanted: Arc::default(),
         })
     }
 
@@ -67,14 +76,24 @@ impl Queue {
             generation,
             sender: self.sender.clone(),
             wake: self.wake.clone(),
+            input_wanted: self.input_wanted.clone(),
         }
     }
 
-    /// Everything posted so far.
+    /// What was posted so far, or the first part of it: the rest is as if posted again.
     pub(super) fn take(&self) -> Vec<Posted> {
         // Cleared first: what is posted from here on wakes again. Not readable means nothing posted.
         let _ = self.wake.read();
-        self.posted.try_iter().collect()
+        let taken: Vec<Posted> = self.posted.try_iter().take(BATCH).collect();
+        if taken.len() == BATCH {
+            let _ = self.wake.write(1);
+        }
+        for posted in &taken {
+            if let Event::InputWanted = posted.event {
+                self.input_wanted.store(false, Ordering::Release);
+            }
+        }
+        taken
     }
 }
 
@@ -97,8 +116,8 @@ impl PowerSink for Post {
 }
 
 impl Reports for Post {
-    fn report(&self, vcpu: VcpuRef, report: Report) {
-        self.event(Event::Vcpu(vcpu, report));
+    fn ended(&self, vcpu: VcpuRef, exit: Exit) {
+        self.event(Event::VcpuEnded(vcpu, exit));
     }
 }
 
@@ -108,6 +127,9 @@ impl SerialSink for Post {
     }
 
     fn input_wanted(&self) {
-        self.event(Event::InputWanted);
+        // A guest that reads an empty port again and again asks each time; once is enough.
+        if !self.input_wanted.swap(true, Ordering::AcqRel) {
+            self.event(Event::InputWanted);
+        }
     }
 }

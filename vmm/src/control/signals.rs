@@ -4,8 +4,18 @@ use crate::error::{Error, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// SIGTERM, SIGINT and SIGHUP, taken from their default effect.
+/// SIGTERM, SIGINT and SIGHUP, taken from their default effect; not those that whoever started us has us ignore,
+/// as `nohup` does.
 pub struct Signals(SignalFd);
+
+/// The signals that this process ignores, as a mask whose lowest bit is signal 1. The kernel would queue a
+/// blocked signal all the same.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
 
 impl Signals {
     /// Blocks the signals in the calling thread, which must be the process's only one, and so in every
@@ -16,8 +26,11 @@ impl Signals {
     pub fn take() -> Result<Self> {
         let failed = |e| Error::host("signals", e, "raise the limit of open files (`ulimit -n`)");
         let mut set = SigSet::empty();
+        let ignored = ignored();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            set.add(signal);
+            if ignored >> (signal as i32 - 1) & 1 == 0 {
+                set.add(signal);
+            }
         }
         set.thread_block().map_err(failed)?;
         SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)

@@ -1,8 +1,8 @@
-//! The terminal in raw mode, and back, however the process ends.
+//! The terminal in raw mode, and back when the process ends by itself or panics.
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
-use std::io::{IsTerminal, stdin};
+use std::io::stdin;
 use std::panic;
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -13,10 +13,10 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 #[derive(Debug)]
 pub(super) struct RawMode(());
 
-/// Whether standard input is a terminal that is ours to change: not one that controls us from the background.
+/// Whether the terminal of standard input is ours: not one whose foreground is somebody else's.
 pub(super) fn is_ours() -> bool {
     // A terminal that does not control us has no foreground for us.
-    stdin().is_terminal() && tcgetpgrp(stdin()).map_or(true, |group| group == getpgrp())
+    tcgetpgrp(stdin()).map_or(true, |group| group == getpgrp())
 }
 
 /// Puts the terminal of standard input into raw mode, so that the guest gets every key.

@@ -21,7 +21,7 @@ use vm_memory::GuestMemoryMmap;
 pub const DEVICE: &str = "/dev/kvm";
 
 /// Capabilities without which no machine can be made, and what each is for.
-pub const REQUIRED: [(Cap, &str); 7] = [
+pub const REQUIRED: [(Cap, &str); 8] = [
     (Cap::UserMemory, "guest memory"),
     (Cap::SetTssAddr, "real mode"),
     (Cap::ExtCpuid, "CPUID"),
@@ -30,15 +30,16 @@ pub const REQUIRED: [(Cap, &str); 7] = [
         Cap::SplitIrqchip,
         "local APICs in the kernel, the I/O APIC outside",
     ),
+    (Cap::X2ApicApi, "APIC ids above 255"),
     (Cap::SignalMsi, "interrupt messages"),
     (Cap::ImmediateExit, "kicks that are never lost"),
 ];
 
-/// Opens KVM and checks what no machine can do without.
+/// Opens KVM, whatever it can do.
 ///
 /// # Errors
-/// [`Error::Input`] where there is none, where it may not be used, or where it lacks something.
-pub fn open() -> Result<Kvm> {
+/// [`Error::Input`] where there is none, or where it may not be used.
+pub fn open_any() -> Result<Kvm> {
     let kvm = Kvm::new().map_err(|e| {
         let (found, remedy) = match e.errno() {
             libc::ENOENT => (
@@ -64,6 +65,15 @@ pub fn open() -> Result<Kvm> {
             "use a device that is KVM's, version 12",
         ));
     }
+    Ok(kvm)
+}
+
+/// Opens KVM and checks what no machine can do without.
+///
+/// # Errors
+/// [`Error::Input`] where there is none, where it may not be used, or where it lacks something.
+pub fn open() -> Result<Kvm> {
+    let kvm = open_any()?;
     match REQUIRED
         .into_iter()
         .find(|(cap, _)| !kvm.check_extension(*cap))

@@ -1,7 +1,6 @@
 //! The owner's side of a vCPU thread: its orders, its kick, its join handle.
 
-use super::run::Vcpu;
-use super::{Reports, VcpuRef, kick};
+use super::{Reports, VcpuRef, kick, run};
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use kvm_ioctls::VcpuFd;
@@ -14,8 +13,8 @@ use vm_device::device_manager::IoManager;
 
 /// A vCPU's stack: our own frames, and a signal's.
 const STACK: usize = 256 << 10;
-/// How long a thread may take until it is set up, and how long `drop` waits for one to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a thread may take until it is set up, and until it has ended.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a thread that is to end is kicked again.
 const REKICK: Duration = Duration::from_millis(50);
 
@@ -27,59 +26,68 @@ pub(super) enum Order {
     End,
 }
 
-/// Orders, and whether the thread still follows any.
+/// What a thread was told, and whether it still listens.
+struct Standing {
+    order: Order,
+    ended: bool,
+}
+
+/// A thread's orders.
 pub(super) struct Orders {
-    state: Mutex<(Order, bool)>,
+    standing: Mutex<Standing>,
     changed: Condvar,
 }
 
 impl Orders {
     fn new() -> Self {
+        let standing = Standing {
+            order: Order::Park,
+            ended: false,
+        };
         Self {
-            state: Mutex::new((Order::Park, false)),
+            standing: Mutex::new(standing),
             changed: Condvar::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Order, bool)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give(&self, order: Order) {
-        let mut state = self.lock();
+        let mut standing = self.lock();
         // An end is final.
-        if state.0 != Order::End {
-            state.0 = order;
+        if standing.order != Order::End {
+            standing.order = order;
         }
         self.changed.notify_all();
     }
 
     /// The order in force.
     pub(super) fn current(&self) -> Order {
-        self.lock().0
+        self.lock().order
     }
 
     /// Waits until the order is another one than `order`, at most `limit`; returns the one in force.
     pub(super) fn wait_while(&self, order: Order, limit: Option<Duration>) -> Order {
-        let same = |state: &mut (Order, bool)| state.0 == order;
+        let same = |standing: &mut Standing| standing.order == order;
         let guard = self.lock();
-        match limit {
-            None => {
-                self.changed
-                    .wait_while(guard, same)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
+        let after = match limit {
+            None => self
+                .changed
+                .wait_while(guard, same)
+                .unwrap_or_else(PoisonError::into_inner),
             Some(limit) => {
                 let waited = self.changed.wait_timeout_while(guard, limit, same);
-                waited.unwrap_or_else(PoisonError::into_inner).0.0
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-        }
+        };
+        after.order
     }
 
     /// Says that the thread follows no order any more.
-    pub(super) fn ended(&self) {
-        self.lock().1 = true;
+    pub(super) fn set_ended(&self) {
+        self.lock().ended = true;
         self.changed.notify_all();
     }
 
@@ -87,8 +95,8 @@ impl Orders {
     fn wait_ended(&self, limit: Duration) -> bool {
         let waited = self
             .changed
-            .wait_timeout_while(self.lock(), limit, |state| !state.1);
-        waited.unwrap_or_else(PoisonError::into_inner).0.1
+            .wait_timeout_while(self.lock(), limit, |s| !s.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 }
 
@@ -124,11 +132,11 @@ impl Handle {
         kick::install()?;
         let orders = Arc::new(Orders::new());
         let (ready, is_ready) = sync_channel(1);
-        let run = Vcpu::new(spec, orders.clone());
+        let own_orders = orders.clone();
         let thread = thread::Builder::new()
             .name(vcpu.to_string())
             .stack_size(STACK)
-            .spawn(move || run.main(&ready))
+            .spawn(move || run::main(spec, &own_orders, &ready))
             .map_err(|e| Error::host(&asked, e, "raise the limit of threads (`ulimit -u`)"))?;
         let handle = Self {
             vcpu,
@@ -148,27 +156,32 @@ impl Handle {
         }
     }
 
-    /// Which vCPU it is.
-    #[must_use]
-    pub fn vcpu(&self) -> VcpuRef {
-        self.vcpu
-    }
-
     /// Lets it run.
     pub fn run(&self) {
         self.orders.give(Order::Run);
     }
 
-    /// Has it leave `KVM_RUN` and wait; it reports [`super::Report::Parked`].
-    pub fn park(&self) {
-        self.orders.give(Order::Park);
-        self.kick();
-    }
-
-    /// Has it end; it reports [`super::Report::Ended`].
+    /// Has it end; it reports [`Reports::ended`].
     pub fn end(&self) {
         self.orders.give(Order::End);
         self.kick();
+    }
+
+    /// Ends the thread and joins it, or gives up on it at `deadline`.
+    pub fn finish(&mut self, deadline: Instant) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        self.orders.give(Order::End);
+        kick::kick(&thread);
+        while !self.orders.wait_ended(REKICK) {
+            if Instant::now() >= deadline {
+                return error!("{} does not end: given up on", self.vcpu);
+            }
+            kick::kick(&thread);
+        }
+        // It has ended but for returning; a panic of its was reported already.
+        let _ = thread.join();
     }
 
     fn kick(&self) {
@@ -180,20 +193,6 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.end();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.orders.wait_ended(REKICK) {
-            if Instant::now() >= deadline {
-                error!(
-                    "{} did not end within {} s: given up on",
-                    self.vcpu,
-                    PATIENCE.as_secs()
-                );
-                return;
-            }
-            self.kick();
-        }
-        // It has ended but for returning; a panic of its was reported already.
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.finish(Instant::now() + PATIENCE);
     }
 }

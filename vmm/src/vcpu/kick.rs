@@ -13,8 +13,10 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::ptr::{addr_of_mut, null_mut};
 use std::sync::OnceLock;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -27,8 +29,8 @@ thread_local! {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let run = RUN.get();
     if !run.is_null() {
-        // SAFETY: `run` is this thread's own page: `arm` put it there, and `Armed` takes it away before the
-        // page is unmapped.
+        // SAFETY: `run` is this thread's own page: `arm` put it there, and `Armed`, which owns what keeps it
+        // mapped, takes it away first.
         let immediate_exit = unsafe { addr_of_mut!((*run).immediate_exit) };
         // SAFETY: a byte inside that page. The kernel reads it; a one-byte volatile write cannot tear.
         unsafe { immediate_exit.write_volatile(1) };
@@ -53,14 +55,47 @@ pub fn install() -> Result<()> {
         })
 }
 
-/// While it lives, kicks reach the calling thread's vCPU.
-#[must_use]
-pub struct Armed(PhantomData<*mut ()>);
+/// A vCPU that kicks of the calling thread reach.
+///
+/// It owns the descriptor, so that the page that the signal handler writes to stays mapped as long as the
+/// handler knows of it; and it stays on its thread.
+pub struct Armed {
+    vcpu: VcpuFd,
+    _on_this_thread: PhantomData<*mut ()>,
+}
 
-/// Lets kicks reach `vcpu`, which must live as long as the answer does.
-pub fn arm(vcpu: &mut VcpuFd) -> Armed {
+/// Lets kicks of the calling thread reach `vcpu`.
+#[must_use]
+pub fn arm(mut vcpu: VcpuFd) -> Armed {
     RUN.set(vcpu.get_kvm_run());
-    Armed(PhantomData)
+    Armed {
+        vcpu,
+        _on_this_thread: PhantomData,
+    }
+}
+
+impl Armed {
+    /// Makes the next `KVM_RUN` run again, after a kick. What the kick was about must be looked at after this:
+    /// a kick that comes in between makes that `KVM_RUN` return at once.
+    pub fn acknowledge(&mut self) {
+        self.vcpu.set_kvm_immediate_exit(0);
+        // The handler runs on this thread, so it is the compiler alone that could move the store.
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+impl Deref for Armed {
+    type Target = VcpuFd;
+
+    fn deref(&self) -> &VcpuFd {
+        &self.vcpu
+    }
+}
+
+impl DerefMut for Armed {
+    fn deref_mut(&mut self) -> &mut VcpuFd {
+        &mut self.vcpu
+    }
 }
 
 impl Drop for Armed {

@@ -10,6 +10,7 @@ mod raw;
 mod registers;
 mod run;
 
+pub(crate) use handle::PATIENCE;
 pub use handle::{Handle, Spec};
 pub use registers::Registers;
 
@@ -71,17 +72,8 @@ pub enum Exit {
     Fault(Fault),
 }
 
-/// What a thread tells.
-#[derive(Clone, Debug)]
-pub enum Report {
-    /// It left `KVM_RUN` and waits.
-    Parked,
-    /// It touches nothing any more; joining it returns at once.
-    Ended(Exit),
-}
-
-/// Takes the reports. Called on the vCPU's thread: it posts and returns.
+/// Takes what the threads report. Called on the vCPU's thread: it posts and returns.
 pub trait Reports: Send + Sync {
-    /// Posts one report.
-    fn report(&self, vcpu: VcpuRef, report: Report);
+    /// The thread has ended: it touches nothing any more, and joining it returns at once.
+    fn ended(&self, vcpu: VcpuRef, exit: Exit);
 }

@@ -1,10 +1,9 @@
 //! The thread's side: one function per state, each returning the next.
 
 use super::handle::{Order, Orders, Spec};
-use super::{Exit, Fault, Registers, Report, Reports, VcpuRef, exits, kick};
-use crate::kvm::Vm;
+use super::kick::{self, Armed};
+use super::{Exit, Fault, Registers, exits};
 use kvm_bindings::KVM_MP_STATE_UNINITIALIZED;
-use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -15,14 +14,11 @@ use vm_device::device_manager::IoManager;
 /// paravirtual kick makes that return at once, again and again.
 const BACK_OFF: Duration = Duration::from_millis(10);
 
-pub(super) struct Vcpu {
-    vcpu: VcpuRef,
-    fd: VcpuFd,
+/// A vCPU on its thread.
+struct Vcpu {
+    fd: Armed,
     bus: Arc<IoManager>,
-    reports: Arc<dyn Reports>,
     orders: Arc<Orders>,
-    // Last: the VM and its memory outlive the descriptor.
-    _vm: Arc<Vm>,
 }
 
 enum State {
@@ -41,47 +37,33 @@ impl From<Order> for State {
     }
 }
 
+/// The thread.
+pub(super) fn main(spec: Spec, orders: &Arc<Orders>, ready: &SyncSender<()>) {
+    let Spec {
+        vcpu,
+        fd,
+        vm,
+        bus,
+        reports,
+    } = spec;
+    let exit = catch_unwind(AssertUnwindSafe(|| {
+        // Dropped last: the VM and its memory outlive the descriptor.
+        let _vm = vm;
+        let mut vcpu = Vcpu {
+            fd: kick::arm(fd),
+            bus,
+            orders: orders.clone(),
+        };
+        // A spawner that has given up drops its handle, and with it orders the end.
+        let _ = ready.send(());
+        vcpu.follow_orders()
+    }));
+    let exit = exit.unwrap_or_else(|panic| Exit::Fault(Fault::Panic(message(&*panic))));
+    orders.set_ended();
+    reports.ended(vcpu, exit);
+}
+
 impl Vcpu {
-    pub(super) fn new(spec: Spec, orders: Arc<Orders>) -> Self {
-        let Spec {
-            vcpu,
-            fd,
-            vm,
-            bus,
-            reports,
-        } = spec;
-        Self {
-            vcpu,
-            fd,
-            bus,
-            reports,
-            orders,
-            _vm: vm,
-        }
-    }
-
-    /// The thread.
-    pub(super) fn main(mut self, ready: &SyncSender<()>) {
-        let exit = catch_unwind(AssertUnwindSafe(|| {
-            let _armed = kick::arm(&mut self.fd);
-            // A spawner that has given up drops its handle, and with it orders the end.
-            let _ = ready.send(());
-            self.follow_orders()
-        }));
-        let exit = exit.unwrap_or_else(|panic| Exit::Fault(Fault::Panic(message(&*panic))));
-        let Self {
-            vcpu,
-            fd,
-            bus,
-            reports,
-            orders,
-            _vm: vm,
-        } = self;
-        drop((fd, bus, vm));
-        orders.ended();
-        reports.report(vcpu, Report::Ended(exit));
-    }
-
     fn follow_orders(&mut self) -> Exit {
         let mut state = State::Parked;
         loop {
@@ -94,7 +76,6 @@ impl Vcpu {
     }
 
     fn parked(&self) -> State {
-        self.reports.report(self.vcpu, Report::Parked);
         self.orders.wait_while(Order::Park, None).into()
     }
 
@@ -104,8 +85,7 @@ impl Vcpu {
                 Ok(Ok(())) => {}
                 Ok(Err(fault)) => return State::Ended(Exit::Fault(fault)),
                 Err(libc::EINTR) => {
-                    // In this order: a kick between the two makes the next KVM_RUN return at once.
-                    self.fd.set_kvm_immediate_exit(0);
+                    self.fd.acknowledge();
                     match self.orders.current() {
                         Order::Run => {}
                         order => return order.into(),

@@ -1,26 +1,28 @@
-//! What the console reads from and writes to: standard streams that never block us, files, sockets.
+//! Files, standard streams and sockets that never make a thread of ours wait.
 
 use crate::error::{Error, Result};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
 /// Something to read from.
-pub(super) trait Source: Read + AsFd + Send {}
+pub trait Source: Read + AsFd + Send {}
 impl<T: Read + AsFd + Send> Source for T {}
 
 /// Something to write to.
-pub(super) trait Target: Write + AsFd + Send {}
+pub trait Target: Write + AsFd + Send {}
 impl<T: Write + AsFd + Send> Target for T {}
 
 /// Whether `fd` becomes ready for `events` within `limit`.
-pub(super) fn wait_ready(fd: &impl AsFd, events: PollFlags, limit: Duration) -> bool {
+pub fn wait_ready(fd: &impl AsFd, events: PollFlags, limit: Duration) -> bool {
     let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(fd.as_fd(), events)];
     poll(&mut fds, limit).is_ok_and(|ready| ready > 0)
@@ -38,22 +40,36 @@ fn own(fd: &impl AsFd, asked: &str) -> Result<File> {
 }
 
 /// Standard input, as a descriptor of our own.
-pub(super) fn stdin() -> Result<File> {
+///
+/// # Errors
+/// [`Error::Input`] where there is none.
+pub fn stdin() -> Result<File> {
     own(&io::stdin(), "--serial tty: standard input")
 }
 
-/// Standard output, such that a write never blocks where that can be had without changing the descriptor
+/// Standard output, as [`unblocking`].
+///
+/// # Errors
+/// [`Error::Input`] where there is none.
+pub fn stdout() -> Result<Box<dyn Target>> {
+    unblocking(own(&io::stdout(), "--serial tty: standard output")?)
+}
+
+/// Standard error, as [`unblocking`].
+///
+/// # Errors
+/// [`Error::Input`] where there is none.
+pub fn stderr() -> Result<Box<dyn Target>> {
+    unblocking(own(&io::stderr(), "standard error")?)
+}
+
+/// The same stream such that a write never blocks, where that can be had without changing the descriptor
 /// that we share with whoever started us: terminals and pipes are opened once more by their name in /proc,
 /// sockets are asked before each write. Regular files do not block.
-pub(super) fn stdout() -> Result<Box<dyn Target>> {
-    let shared = own(&io::stdout(), "--serial tty: standard output")?;
-    let kind = shared.metadata().map_err(|e| {
-        Error::input(
-            "--serial tty: standard output",
-            e,
-            "use --serial file=PATH instead",
-        )
-    })?;
+fn unblocking(shared: File) -> Result<Box<dyn Target>> {
+    let kind = shared
+        .metadata()
+        .map_err(|e| Error::input("a standard stream", e, "redirect it into a file"))?;
     let kind = kind.file_type();
     if kind.is_socket() {
         return Ok(Box::new(Asked(shared)));
@@ -61,15 +77,25 @@ pub(super) fn stdout() -> Result<Box<dyn Target>> {
     if !kind.is_fifo() && !kind.is_char_device() {
         return Ok(Box::new(shared));
     }
-    let reopened = OpenOptions::new()
-        .write(true)
+    let name = format!("/proc/self/fd/{}", shared.as_raw_fd());
+    Ok(
+        match open_unblocking(OpenOptions::new().write(true), Path::new(&name)) {
+            Ok(own) => Box::new(own),
+            // No /proc, or another user's terminal.
+            Err(_) => Box::new(Asked(shared)),
+        },
+    )
+}
+
+/// Opens such that neither opening nor reading nor writing waits for somebody at the other end, as of a FIFO.
+/// Regular files are not changed by this.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_unblocking(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
-        .open(format!("/proc/self/fd/{}", shared.as_raw_fd()));
-    Ok(match reopened {
-        Ok(own) => Box::new(own),
-        // No /proc, or another user's terminal.
-        Err(_) => Box::new(Asked(shared)),
-    })
+        .open(path)
 }
 
 /// A descriptor that would block and must stay as it is: it is asked before each write, and given little.
@@ -95,12 +121,24 @@ impl AsFd for Asked {
     }
 }
 
+/// Whether nobody listens on the socket at `path`. Nothing but a refusal tells so: a socket of another type or
+/// user may be in use, and one whose queue is full is.
+fn refused(path: &Path) -> nix::Result<bool> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ECONNREFUSED) => Ok(true),
+        Ok(()) | Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Listens on a Unix socket at `path`. One that nobody listens on any more is replaced.
 ///
 /// # Errors
 /// [`Error::Input`] where something else has that name, where somebody listens there, or where the folder
 /// cannot be used.
-pub(super) fn listen(path: &Path) -> Result<UnixListener> {
+pub fn listen(path: &Path) -> Result<UnixListener> {
     let asked = format!("--serial socket={}", path.display());
     if let Ok(metadata) = path.symlink_metadata() {
         if !metadata.file_type().is_socket() {
@@ -111,13 +149,20 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener> {
                 remedy,
             ));
         }
-        if UnixStream::connect(path).is_ok() {
-            let remedy = "name another path, or end the process that uses it";
-            return Err(Error::input(
-                asked,
-                "somebody listens there already",
-                remedy,
-            ));
+        match refused(path) {
+            Ok(true) => {}
+            Ok(false) => {
+                let remedy = "name another path, or end the process that uses it";
+                return Err(Error::input(
+                    asked,
+                    "somebody listens there already",
+                    remedy,
+                ));
+            }
+            Err(e) => {
+                let remedy = "name another path; what is there is no stale socket of ours";
+                return Err(Error::input(asked, e, remedy));
+            }
         }
         std::fs::remove_file(path)
             .map_err(|e| Error::input(&asked, e, "remove the stale socket, or name another"))?;
