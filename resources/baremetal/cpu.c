@@ -58,7 +58,9 @@ uint32_t apic_mode;
 
 static uint8_t known[CPUS];
 static volatile uint32_t pin_interrupts;
-static uint32_t boot_id;
+/* APIC id of the CPU that took the last one. */
+static volatile uint32_t pin_cpu;
+uint32_t boot_id;
 
 extern const uint32_t stubs[VECTORS];
 void attempt(struct op *op, void **rescue);
@@ -181,8 +183,10 @@ void interrupt(uint32_t vector, uint32_t error, uint32_t eip)
         say("err cpu %u: exception %u, error %x, eip %x\n", cpu->apic, vector, error, eip);
         halt_forever();
     }
-    if (vector == VECTOR_PIN)
+    if (vector == VECTOR_PIN) {
+        pin_cpu = own_apic_id();
         pin_interrupts++;
+    }
     if (vector != VECTOR_SPURIOUS)
         apic_write(APIC_EOI, 0);
 }
@@ -391,20 +395,25 @@ static uint32_t ioapic_pins(void)
     return (*(volatile uint32_t *)(IOAPIC_BASE + IOAPIC_WINDOW) >> 16 & 0xff) + 1;
 }
 
-bool await_pin(uint32_t pin, bool level)
+bool await_pin(uint32_t pin, bool level, uint32_t id)
 {
     if (pin >= ioapic_pins())
         return false;
     pin_interrupts = 0;
-    ioapic_write(IOAPIC_TABLE + 2 * pin + 1, boot_id << 24);
+    /* Bits 8 to 14 of the id are where the extended destination id puts them. */
+    ioapic_write(IOAPIC_TABLE + 2 * pin + 1, (id & 0xff) << 24 | id >> 8 << 17);
     ioapic_write(IOAPIC_TABLE + 2 * pin, VECTOR_PIN | (level ? PIN_LEVEL : 0));
     if (pin == PIN_SERIAL)
         serial_interrupts(true);
     say("waiting\n");
-    while (!pin_interrupts)
-        __asm__ volatile("sti; hlt; cli" : : : "memory");
+    while (!pin_interrupts) {
+        if (id == boot_id)
+            __asm__ volatile("sti; hlt; cli" : : : "memory");
+        else
+            relax();
+    }
     ioapic_write(IOAPIC_TABLE + 2 * pin, PIN_MASKED | VECTOR_PIN);
-    say("ok pin=%u", pin);
+    say("ok pin=%u cpu=%u", pin, pin_cpu);
     if (pin == PIN_SERIAL) {
         serial_interrupts(false);
         say(" byte=%x", (uint32_t)serial_byte());

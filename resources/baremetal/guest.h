@@ -56,7 +56,10 @@ bool start_cpu(uint32_t id);
 /* Whether the CPU was ever started, and prints its slot. */
 bool show_cpu(uint32_t id);
 /* Waits for one interrupt of an I/O APIC pin; false if there is no such pin. */
-bool await_pin(uint32_t pin, bool level);
+/* APIC id of the CPU that was entered. */
+extern uint32_t boot_id;
+
+bool await_pin(uint32_t pin, bool level, uint32_t id);
 void triple_fault(void);
 void halt_forever(void);
 /* How long to wait for other CPUs, as the logarithm of a number of TSC ticks. */

@@ -128,12 +128,13 @@ static void do_on(char **words, int count)
 
 static void do_irq(char **words, int count)
 {
-    uint32_t pin;
+    uint32_t pin, id = boot_id;
     bool level = count == 3 && same(words[2], "level");
 
-    if (count < 2 || !number(words[1], &pin) || (count == 3 && !level))
-        usage("irq PIN [level]");
-    else if (!await_pin(pin, level))
+    if (count < 2 || !number(words[1], &pin) || count > 3 ||
+        (count == 3 && !level && !number(words[2], &id)))
+        usage("irq PIN [level|ID]");
+    else if (!await_pin(pin, level, id))
         say("err no such pin\n");
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("cpus::all_of_boot_start", all_start),
         test("cpus::those_beyond_boot_do_not_start", absent),
         test("cpus::x2apic_ids_above_255_start", x2apic),
+        test("cpus::x2apic_ids_above_255_take_interrupts", far_interrupts),
         test("cpus::a_dead_one_starts_again", restart),
         test("cpus::run_at_the_same_time", run_at_the_same_time),
         test("cpus::exceptions_reach_the_guest", exceptions),
@@ -101,6 +102,24 @@ fn x2apic(context: &Context) -> Result<()> {
     for id in [1, 254, 255, 256, 257] {
         guest.start_cpu(id, 1)?;
         guest.expect(&format!("on {id} rdmsr 0x802"), &format!("{id:#x}"))?;
+    }
+    guest.power_off()
+}
+
+/// An I/O APIC entry names them by the extended destination id. Eight bits of it would be CPU 0's or 1's.
+fn far_interrupts(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 258, 258)?.boot()?;
+    for (id, byte) in [
+        (1, b'a'),
+        (254, b'b'),
+        (255, b'c'),
+        (256, b'd'),
+        (257, b'e'),
+    ] {
+        guest.start_cpu(id, 1)?;
+        // A CPU above 255 is in x2APIC mode only when it has looked at its id.
+        guest.expect(&format!("on {id} rdmsr 0x802"), &format!("{id:#x}"))?;
+        guest.expect_interrupt(&format!("irq 4 {id}"), byte, id)?;
     }
     guest.power_off()
 }

@@ -157,6 +157,19 @@ impl Guest {
         })
     }
 
+    /// Gives a command that waits for the serial port's interrupt, causes that with a byte, and has this CPU
+    /// take it.
+    pub(crate) fn expect_interrupt(&self, command: &str, byte: u8, cpu: u32) -> Result<()> {
+        let armed = self.ask(command)?;
+        self.ensure(armed == "waiting", || format!("{command:?} gave {armed:?}"))?;
+        self.vm.send(&[byte])?;
+        let answer = self.line()?;
+        let wanted = format!("ok pin=4 cpu={cpu} byte={byte:#x}");
+        self.ensure(answer == wanted, || {
+            format!("the interrupt gave {answer:?}, and not {wanted:?}")
+        })
+    }
+
     /// Starts a CPU by INIT and SIPI; it must come alive with that APIC id for the n-th time.
     pub(crate) fn start_cpu(&self, id: u32, starts: u32) -> Result<()> {
         self.expect(

@@ -185,15 +185,7 @@ fn reads_all_ones(context: &Context, read: &str, write: &str, at: u32) -> Result
 fn serial_interrupts(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 1, 1)?.boot()?;
     for byte in b'a'..=b'z' {
-        guest.tell("irq 4")?;
-        let armed = guest.line()?;
-        guest.ensure(armed == "waiting", || format!("\"irq 4\" gave {armed:?}"))?;
-        guest.vm().send(&[byte])?;
-        let answer = guest.line()?;
-        let wanted = format!("ok pin=4 byte={byte:#x}");
-        guest.ensure(answer == wanted, || {
-            format!("the interrupt gave {answer:?}, and not {wanted:?}")
-        })?;
+        guest.expect_interrupt("irq 4", byte, 0)?;
     }
     guest.power_off()
 }
