@@ -39,10 +39,10 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
             "these Debian packages are missing: {names}\nInstall them with:\n  \
-             sudo apt-get install --no-install-recommends {names}"
+             sudo apt-get update && sudo apt-get install --no-install-recommends {names}"
         );
     }
-    ensure_package_lists()?;
+    update_package_lists()?;
     eprintln!("bed: installing {names}");
     process::output(
         Command::new("apt-get")
@@ -71,8 +71,16 @@ pub fn ensure_package_lists() -> Result<()> {
     if any {
         return Ok(());
     }
+    update_package_lists()
+}
+
+/// Fetches apt's package lists anew.
+///
+/// # Errors
+/// Fetching them fails, or needs root.
+pub fn update_package_lists() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("apt has no package lists yet. Fetch them with:\n  sudo apt-get update");
+        bail!("apt's package lists are missing or old. Fetch them with:\n  sudo apt-get update");
     }
     eprintln!("bed: fetching apt's package lists");
     process::output(Command::new("apt-get").args(["update", "--quiet"]))?;

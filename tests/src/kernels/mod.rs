@@ -45,7 +45,14 @@ impl Kernel {
     pub fn fetch(self) -> Result<Unpacked> {
         let cache = paths::bed("kernels")?;
         let latest = cache.join(self.name());
-        let dir = match self.resolve().and_then(|package| unpack(&package, &cache)) {
+        let get = || self.resolve().and_then(|package| unpack(&package, &cache));
+        // Lists of some days ago name packages that Debian has replaced since.
+        let renewed = |error| {
+            host::update_package_lists()
+                .map_err(|_| error)
+                .and_then(|()| get())
+        };
+        let dir = match get().or_else(renewed) {
             Ok(dir) => dir,
             Err(error) if latest.exists() => {
                 let dir = fs::canonicalize(&latest)?;
@@ -53,7 +60,8 @@ impl Kernel {
                 return Unpacked::open(&dir);
             }
             Err(error) => {
-                return Err(error.context(format!("cannot get the kernel {}", self.name())));
+                let what = "if apt's package lists are old, renew them with `sudo apt-get update`";
+                return Err(error.context(format!("cannot get the kernel {}; {what}", self.name())));
             }
         };
         let link = tempfile::Builder::new()
