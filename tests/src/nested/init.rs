@@ -20,6 +20,9 @@ use nix::unistd::{Pid, sync};
 use super::job::{self, Job};
 use super::stream::Event;
 
+/// The port of the job's standard input and output.
+const JOB_PORT: &str = "/dev/ttyS1";
+
 /// If this process is L1's first one, does that one's work and never returns. A program that boots
 /// L1 with itself as `/init` calls this before anything else.
 pub fn run_if_first_process() {
@@ -38,7 +41,7 @@ pub fn run_if_first_process() {
 fn first_process() -> Result<()> {
     set_up().context("while setting the machine up")?;
     let job: Job = serde_json::from_slice(&fs::read(Path::new("/").join(job::PATH))?)?;
-    let mut port = open_port("/dev/ttyS1", !job.terminal)?;
+    let mut port = open_port(JOB_PORT, !job.terminal)?;
     port.write_all(&Event::Started.message(&job.nonce))?;
     let outcome = run(&job, &port);
     // What the job left behind must not print behind its end.
@@ -48,6 +51,8 @@ fn first_process() -> Result<()> {
         Ok(status) => Event::Ended(status),
         Err(error) => Event::Failed(format!("{error:#}")),
     };
+    // A session that ends hangs its terminal up, and this descriptor with it.
+    let mut port = open_port(JOB_PORT, true)?;
     tcdrain(&port)?;
     port.write_all(&event.message(&job.nonce))?;
     tcdrain(&port)?;

@@ -40,7 +40,11 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
         &bed.memory.to_string(),
     ]);
     match bed.clock {
-        Clock::Wall => command.args(["-accel", "tcg,thread=multi", "-smp", "2"]),
+        // With `thread=single`, guests with more than one vCPU hang as they do with `-icount`.
+        Clock::Wall => {
+            let cpus = std::env::var("HOTVISOR_L1_CPUS").unwrap_or_else(|_| "2".to_owned());
+            command.args(["-accel", "tcg,thread=multi", "-smp", &cpus])
+        }
         Clock::Instructions => {
             command.args(["-accel", "tcg,thread=single", "-smp", "1"]);
             command.args([

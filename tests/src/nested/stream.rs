@@ -77,7 +77,9 @@ impl Stream {
             if end < self.prefix.len() {
                 break;
             }
-            let line = String::from_utf8_lossy(&self.held[self.prefix.len()..end]).into_owned();
+            // A terminal puts a carriage return before each line feed.
+            let line = String::from_utf8_lossy(&self.held[self.prefix.len()..end]);
+            let line = line.trim_end_matches('\r').to_owned();
             self.held.drain(..=end);
             events.push(Event::parse(&line));
         }
@@ -129,6 +131,11 @@ mod tests {
             let chunks: Vec<&[u8]> = whole.chunks(size).collect();
             assert_eq!(run(&chunks), expected, "cut into pieces of {size}");
         }
+    }
+
+    #[test]
+    fn a_terminal_in_between_changes_nothing() {
+        assert_eq!(run(&[b"\x1eabc ended 3\r\n"]).1, [Event::Ended(3)]);
     }
 
     #[test]
