@@ -40,8 +40,7 @@ const L1_MODULES: &[&str] = &["kvm-amd"];
 /// How L1's clock runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// With the host's, on two CPUs, or as many as `HOTVISOR_L1_CPUS` says. With one, vCPUs never
-    /// run at the same time, and neither can races of the emulator itself come into play.
+    /// With the host's, on one CPU, or as many as `HOTVISOR_L1_CPUS` says.
     Wall,
     /// One nanosecond for each instruction, on one CPU: times do not depend on the host's load.
     Instructions,

@@ -1,9 +1,9 @@
 //! `cargo testbed figures`.
 //!
 //! Times come from a bed whose clock counts instructions, with one vCPU in the guest: there they are
-//! the same whatever else the host does. With more vCPUs than the emulated machine's one CPU, that
-//! kind of bed stalls, for any VMM; memory and threads do not depend on the clock and are taken in a
-//! bed with two CPUs.
+//! the same whatever else the host does. With more vCPUs, guests under Hotvisor hang in that kind of bed;
+//! why, and whether others do, is not known. Memory and threads do not depend on the clock and are taken
+//! in the ordinary bed.
 
 use std::fs;
 use std::process::ExitCode;
