@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::vm::{Console, SOON};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
@@ -246,9 +247,12 @@ impl Drop for Piped {
 
 /// The guest says more than a pipe holds while nobody reads, and goes on all the same; nothing is lost.
 fn stalled_reader(context: &Context) -> Result<()> {
-    const LINES: usize = 10_000;
+    const LINES: usize = 2_000;
     let input = "ping\n".repeat(LINES) + "off 5\n";
     let mut piped = Piped::start(context, input.as_bytes())?;
+    // A page instead of 64 KiB, so that not so many lines are needed.
+    let pipe = piped.child.stdout.as_ref().context("no pipe")?;
+    fcntl(pipe, FcntlArg::F_SETPIPE_SZ(4096))?;
     // It has taken all of its input when the file's offset stands at the end.
     let fdinfo = format!("/proc/{}/fdinfo/0", piped.child.id());
     let offset = format!("pos:\t{}\n", input.len());
