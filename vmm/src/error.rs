@@ -68,6 +68,11 @@ impl Error {
         }
     }
 
+    /// Something that our own code rules out, or that leaves the user nothing to do.
+    pub fn bug(asked: impl fmt::Display, found: impl fmt::Display) -> Self {
+        Self::host(asked, found, "this is a bug in Hotvisor: please report it")
+    }
+
     /// A KVM request that the host's kernel answered with an error.
     #[must_use]
     pub fn kvm(request: &str, errno: kvm_ioctls::Error) -> Self {

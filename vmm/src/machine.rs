@@ -169,7 +169,7 @@ impl Devices {
             .then(|| Arc::new(Serial::new(pin(layout::GSI_SERIAL), Arc::new(post), output)));
 
         let mut bus = IoManager::new();
-        let overlap = |e: vm_device::bus::Error| Error::host("devices", e, "report this bug");
+        let overlap = |e: vm_device::bus::Error| Error::bug("devices", e);
         let mmio = |base, len| MmioRange::new(MmioAddress(base), len).map_err(overlap);
         let pio = |base, len| PioRange::new(PioAddress(base), len).map_err(overlap);
         bus.register_mmio(mmio(ioapic::BASE, ioapic::LEN)?, ioapic.clone())

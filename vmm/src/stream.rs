@@ -176,6 +176,6 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     })?;
     listener
         .set_nonblocking(true)
-        .map_err(|e| Error::host(&asked, e, "report this bug in Hotvisor"))?;
+        .map_err(|e| Error::bug(&asked, e))?;
     Ok(listener)
 }

@@ -124,13 +124,9 @@ impl Placed {
     /// [`Error::Host`] where the memory is not there, which the memory map rules out.
     pub fn write<M: GuestMemoryBackend>(&self, memory: &M) -> Result<()> {
         for (at, table) in &self.tables {
-            memory.write_slice(table, GuestAddress(*at)).map_err(|e| {
-                Error::host(
-                    "ACPI tables",
-                    e,
-                    "this is a bug in Hotvisor: please report it",
-                )
-            })?;
+            memory
+                .write_slice(table, GuestAddress(*at))
+                .map_err(|e| Error::bug("ACPI tables", e))?;
         }
         Ok(())
     }

@@ -103,13 +103,9 @@ pub fn write_tables<M: GuestMemoryBackend>(memory: &M, entry: Entry) -> Result<(
         }));
     }
     for (at, value) in writes {
-        memory.write_obj(value, at).map_err(|e| {
-            Error::host(
-                "boot tables",
-                e,
-                "this is a bug in Hotvisor: please report it",
-            )
-        })?;
+        memory
+            .write_obj(value, at)
+            .map_err(|e| Error::bug("boot tables", e))?;
     }
     Ok(())
 }
@@ -194,7 +190,7 @@ pub fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
         data,
         ..kvm_msr_entry::default()
     };
-    let failed = |e| Error::host("MSR list", format!("{e:?}"), "report this bug in Hotvisor");
+    let failed = |e| Error::bug("MSR list", format!("{e:?}"));
     // KVM has bits of its own in this one.
     let mut present = Msrs::from_entries(&[entry(MSR_MISC_ENABLE, 0)]).map_err(failed)?;
     vcpu.get_msrs(&mut present)

@@ -132,9 +132,5 @@ fn reset_vector() -> [u8; 10] {
 
 /// A write into guest memory that the memory map says cannot fail.
 fn bug(error: impl std::fmt::Display) -> Error {
-    Error::host(
-        "boot data",
-        error,
-        "this is a bug in Hotvisor: please report it",
-    )
+    Error::bug("boot data", error)
 }

@@ -188,11 +188,7 @@ impl<'a> Driver<'a> {
 }
 
 fn event_failed(error: &event_manager::Error) -> Error {
-    Error::host(
-        "events",
-        format!("{error:?}"),
-        "report this bug in Hotvisor",
-    )
+    Error::bug("events", format!("{error:?}"))
 }
 
 impl MutEventSubscriber for Driver<'_> {

@@ -144,7 +144,7 @@ fn running(
         // Nobody told it to: our own mistake, and not one to hide.
         (Event::VcpuEnded(id, None), _) => {
             let found = "it ended without an order";
-            let error = Error::host(format!("vcpu-{id}"), found, "report this bug in Hotvisor");
+            let error = Error::bug(format!("vcpu-{id}"), found);
             stop(Then::End(End::Failed(error)), Some(id))
         }
         (Event::Terminate(_), None) => {

@@ -117,12 +117,12 @@ impl Ram {
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
                 .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
                 .build()
-                .map_err(|e| Error::host(asked(), e, "report this bug in Hotvisor"))?;
+                .map_err(|e| Error::bug(asked(), e))?;
             regions.extend(GuestRegionMmap::new(region, GuestAddress(start)));
             mappings.push(mapping);
         }
         let memory = GuestMemoryMmap::from_regions(regions)
-            .map_err(|e| Error::host(format!("--memory size={bytes}"), e, "report this bug"))?;
+            .map_err(|e| Error::bug(format!("--memory size={bytes}"), e))?;
         Ok(Self {
             memory,
             _mappings: mappings,

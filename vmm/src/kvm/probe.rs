@@ -177,13 +177,7 @@ fn write_code(vm: &Vm, mode: Mode) -> Result<()> {
     for (at, bytes) in writes {
         vm.memory()
             .write_slice(bytes, GuestAddress(at))
-            .map_err(|e| {
-                Error::host(
-                    "scratch VM",
-                    e,
-                    "this is a bug in Hotvisor: please report it",
-                )
-            })?;
+            .map_err(|e| Error::bug("scratch VM", e))?;
     }
     Ok(())
 }

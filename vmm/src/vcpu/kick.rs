@@ -47,11 +47,7 @@ pub fn install() -> Result<()> {
         .get_or_init(|| register_signal_handler(SIGRTMIN(), on_kick).map_err(|e| e.errno()))
         .map_err(|errno| {
             let found = std::io::Error::from_raw_os_error(errno);
-            Error::host(
-                "handler of the kick signal",
-                found,
-                "report this bug in Hotvisor",
-            )
+            Error::bug("handler of the kick signal", found)
         })
 }
 
