@@ -20,6 +20,11 @@ pub(super) struct Files {
 const KERNEL_PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off nokaslr no5lvl \
                                  norandmaps audit=0 nmi_watchdog=0 workqueue.power_efficient=0";
 
+/// A tick that never stops, beside [`Clock::Wall`]. Once L1 stood still as a whole while its CPU was busy in a
+/// guest: no timer interrupt of its own came through any more, with nothing left that would make the emulator
+/// look at its interrupts again. A periodic tick makes it look, four milliseconds later.
+const PERIODIC_TICK: &str = "highres=off nohz=off";
+
 /// QEMU, which ends when the thread ends that starts it, even if that is killed.
 pub(super) fn command(bed: &Bed, files: &Files) -> Command {
     let mut command = Command::new("setpriv");
@@ -63,7 +68,11 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
         .arg(&files.kernel)
         .arg("-initrd")
         .arg(&files.initramfs);
-    command.args(["-append", KERNEL_PARAMETERS]);
+    let tick = match bed.clock {
+        Clock::Wall => PERIODIC_TICK,
+        Clock::Instructions => "",
+    };
+    command.args(["-append", &format!("{KERNEL_PARAMETERS} {tick}")]);
     // ttyS0, ttyS1, ttyS2
     command.args(["-serial", &to_file(&files.console)]);
     command.args([
