@@ -1,0 +1,107 @@
+//! The way in: requests to the control thread, and its published view.
+
+use super::view::{OperationId, Target, View};
+use crate::error::Problem;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// What is wanted of the vCPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// This many, whichever.
+    Count(u32),
+    /// Exactly these; vCPU 0 must be one of them.
+    Set(BTreeSet<u32>),
+    /// One vCPU, the others as they are.
+    One(u32, Target),
+}
+
+/// A request for a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What is wanted.
+    pub want: Want,
+    /// How long the operation may take; `None` for the configured time.
+    pub timeout: Option<Duration>,
+}
+
+/// Why a request was not accepted. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It cannot be met as it stands.
+    #[error("{0}")]
+    Invalid(Problem),
+    /// It names an operation or a vCPU that there is not.
+    #[error("{0}")]
+    Unknown(Problem),
+    /// It comes too late, or at the wrong moment.
+    #[error("{0}")]
+    Conflict(Problem),
+    /// The machine has come to its end.
+    #[error("the machine has ended")]
+    Gone,
+}
+
+/// What the control thread is asked.
+#[derive(Debug)]
+pub enum Call {
+    /// For a change.
+    Change(Request, oneshot::Sender<Result<OperationId, Refused>>),
+    /// To take an operation back.
+    Cancel(OperationId, oneshot::Sender<Result<(), Refused>>),
+}
+
+/// Takes calls to the control thread.
+pub trait Calls: Send + Sync {
+    /// Posts one call and returns; a control thread that has ended drops it.
+    fn call(&self, call: Call);
+}
+
+/// A client of the control thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    calls: Arc<dyn Calls>,
+    view: watch::Receiver<Arc<View>>,
+}
+
+impl Client {
+    /// A client whose calls and view these are.
+    #[must_use]
+    pub fn new(calls: Arc<dyn Calls>, view: watch::Receiver<Arc<View>>) -> Self {
+        Self { calls, view }
+    }
+
+    /// The view as it is now. Everything that a request of this client has changed is in it.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// A receiver that tells of each later view; it closes when the machine has ended.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// Asks for a change. The answer is the operation, which the view holds already.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub async fn change(&self, request: Request) -> Result<OperationId, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.call(Call::Change(request, reply));
+        answer.await.unwrap_or(Err(Refused::Gone))
+    }
+
+    /// Takes a running operation back, as far as that can still be done.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub async fn cancel(&self, operation: OperationId) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.call(Call::Cancel(operation, reply));
+        answer.await.unwrap_or(Err(Refused::Gone))
+    }
+}

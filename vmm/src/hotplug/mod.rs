@@ -1,0 +1,4 @@
+//! Hotplug: taking vCPUs away from a running guest and giving them back.
+
+pub mod client;
+pub mod view;

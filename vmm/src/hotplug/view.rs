@@ -1,0 +1,193 @@
+//! What is published of the vCPUs and the operations: a consistent picture that anybody may hold and read,
+//! without asking the control thread and without keeping it from anything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Number of an operation, from 1, never used again in this process.
+pub type OperationId = u64;
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// How many vCPUs were asked for last.
+    pub desired: u32,
+    /// How many are there, as the guest's firmware tables say.
+    pub plugged: u32,
+    /// How many of those the guest has started.
+    pub online: u32,
+    /// How many the guest can ever have.
+    pub max: u32,
+    /// Every possible vCPU, by id.
+    pub vcpus: Vec<Arc<VcpuView>>,
+    /// The running operations and the last ended ones.
+    pub operations: BTreeMap<OperationId, Arc<OperationView>>,
+}
+
+/// A vCPU.
+#[derive(Clone, Debug)]
+pub struct VcpuView {
+    /// Its id, which is its local APIC's id.
+    pub id: u32,
+    /// Name of its phase, in the words of the architecture's table.
+    pub phase: &'static str,
+    /// What it is to become.
+    pub target: Target,
+    /// Counts how often it was plugged.
+    pub generation: u64,
+    /// Its thread, if it has one now.
+    pub thread: Option<ThreadView>,
+    /// The last operation that it was part of.
+    pub last_operation: Option<OperationId>,
+    /// How its last plug went.
+    pub last_plug: Option<Timeline>,
+    /// How its last unplug went.
+    pub last_unplug: Option<Timeline>,
+}
+
+/// A vCPU's thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadView {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs the guest; otherwise it is parked.
+    pub running: bool,
+}
+
+/// What a vCPU is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// Plugged, and started by the guest.
+    Online,
+    /// Ejected by the guest, with its thread parked.
+    Offline,
+}
+
+/// The phases that a plug or an unplug went through, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeline {
+    /// For which operation.
+    pub operation: OperationId,
+    /// Name of each phase, and how long it took.
+    pub phases: Vec<(&'static str, Duration)>,
+}
+
+/// An operation: a change that was asked for, and what became of it.
+#[derive(Clone, Debug)]
+pub struct OperationView {
+    /// Its number.
+    pub id: OperationId,
+    /// What was asked for.
+    pub kind: OperationKind,
+    /// `None` while it runs.
+    pub ended: Option<Ended>,
+    /// One part for each vCPU that it changes.
+    pub parts: Vec<PartView>,
+    /// When it was accepted.
+    pub created_at: SystemTime,
+}
+
+/// What an operation was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    /// This many vCPUs, whichever.
+    Count(u32),
+    /// Exactly these vCPUs; how many.
+    Set(u32),
+    /// One vCPU.
+    One(Target),
+    /// The guest ejected a vCPU by itself.
+    GuestEject,
+}
+
+/// The end of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its result: the worst of its parts'.
+    pub code: Code,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// One vCPU's part of an operation.
+#[derive(Clone, Debug)]
+pub struct PartView {
+    /// Which vCPU.
+    pub vcpu: u32,
+    /// Name of the phase in which it was.
+    pub from: &'static str,
+    /// What it is to become.
+    pub to: Target,
+    /// Name of the phase in which it is, or was when this part ended.
+    pub phase: &'static str,
+    /// `None` while it runs.
+    pub outcome: Option<Outcome>,
+}
+
+/// What became of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// In a word.
+    pub code: Code,
+    /// The guest's last word about it: source event and status of `_OST` (ACPI 6.3, section 6.3.5).
+    pub ost: Option<(u32, u32)>,
+    /// In a sentence: who said no or did not answer, and what to do about it.
+    pub detail: String,
+}
+
+/// A result, the better ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// It is so, by physical proof.
+    Succeeded,
+    /// A later request wants something else.
+    Superseded,
+    /// Somebody took the request back.
+    Cancelled,
+    /// The guest or a policy said no.
+    Refused,
+    /// Somebody did not answer in time.
+    TimedOut,
+    /// Our own machinery or the host failed.
+    Failed,
+}
+
+impl Code {
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Superseded => "superseded",
+            Self::Cancelled => "cancelled",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Target {
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
