@@ -27,6 +27,8 @@ pub const LEN: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Event {
+    /// The CPU hotplug controller has an event for the guest's scan ([`crate::cpu_hotplug`]).
+    CpuHotplug = 1 << 0,
     /// The power button was pressed.
     PowerButton = 1 << 1,
 }

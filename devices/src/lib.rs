@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cpu_hotplug;
 pub mod ged;
 pub mod ioapic;
 pub mod power;

@@ -1,0 +1,415 @@
+//! The CPU hotplug controller: through it the machine's AML learns which CPUs come and are to go, and says
+//! what became of that.
+//!
+//! QEMU, `docs/specs/acpi_cpu_hotplug.rst`, the *modern* interface; the registers are in [`regs`]. The
+//! methods that drive it are ACPI 6.3's `_STA` (6.3.7), `_EJ0` (6.3.3) and `_OST` (6.3.5).
+//!
+//! The controller answers from its own bits and posts what happened to a [`HotplugSink`]. It interrupts
+//! nobody: whoever changes a slot raises [`Event::CpuHotplug`](crate::ged::Event::CpuHotplug) afterwards.
+//!
+//! | a hostile guest may | and then |
+//! |---|---|
+//! | access at another width or offset than a register's own | reads zero, writes are ignored; logged |
+//! | select a CPU that the machine does not have | reads zero, and all but another selection is ignored; logged |
+//! | write a command that does not exist, or data that the command does not take | it is ignored; logged |
+//! | eject the boot CPU | it is ignored, posted and logged |
+//! | eject an empty slot, or the same CPU twice | so is this |
+//! | eject a CPU whose insertion it has not acknowledged: an eject meant for the CPU before | so is this |
+//! | eject a CPU that nobody asked for | policy says: it loses the CPU, or so is this |
+//! | eject the CPU that it does this on | like any other: the write returns, and the machine stops the CPU later |
+//! | eject at any time after a request that was not taken back, its event cleared or not | it is honoured |
+//! | clear events and do nothing, or never read them | they are gone, or stay; the machine's own deadlines apply |
+//! | hand an eject to a firmware (flag bit 4) | there is none: it is ignored; logged |
+//! | send any `_OST` at any time for any CPU | it is posted; source 0 or 1 acknowledges the insertion |
+//! | do all this at full speed from every CPU | one lock, held for a step of bounded length; few lines of log |
+
+pub mod regs;
+mod slot;
+
+pub use regs::LEN;
+
+use crate::lock;
+use crate::ratelimit::RateLimit;
+use regs::{Command, Register};
+use slot::{Eject, Slot};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use tracing::warn;
+use vm_device::DeviceMmio;
+use vm_device::bus::{MmioAddress, MmioAddressOffset};
+
+/// The CPU that is never ejected.
+const BOOT_CPU: u32 = 0;
+/// Source events of `_OST` that answer to an insertion: the notifications *bus check* and *device check*
+/// (ACPI 6.3, section 6.3.5, table 6-203, and 5.6.6, table 5-184).
+const INSERTION_SOURCES: [u32; 2] = [0, 1];
+
+/// What the guest is asked to do with a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Request {
+    /// To take a new one into use.
+    Insert,
+    /// To give one back.
+    Eject,
+}
+
+/// Something that the guest did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// With which CPU.
+    pub cpu: u32,
+    /// Which of the slot's insertions was the present one, or the last one where the slot is empty; 0 for
+    /// a CPU that was there at the machine's start.
+    pub plug: u32,
+    /// What.
+    pub what: What,
+}
+
+/// What the guest did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Its scan has read the event of a request and cleared it. Nothing else was done about it so far.
+    Read(Request),
+    /// It evaluated `_OST` (ACPI 6.3, section 6.3.5) with these two.
+    Status {
+        /// Which event it speaks of: 1 insertion, 3 eject, 0x103 eject of its own accord.
+        source: u32,
+        /// What became of it: 0 is success.
+        status: u32,
+    },
+    /// It ejected the CPU, which is not enabled any more.
+    Ejected {
+        /// Whether this was asked for; otherwise the guest did it by itself.
+        requested: bool,
+    },
+    /// It ejected where this has no effect.
+    EjectIgnored(Ignored),
+}
+
+/// Why an eject has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ignored {
+    /// The boot CPU stays.
+    BootCpu,
+    /// The slot is empty.
+    Empty,
+    /// The guest has not acknowledged the CPU's insertion yet, so that it can only mean the CPU before.
+    NotYetKnown,
+    /// Nobody asked for it, and the policy is not to honour this.
+    NotAsked,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BootCpu => "the boot CPU stays",
+            Self::Empty => "the slot is empty",
+            Self::NotYetKnown => "it has not acknowledged this CPU, and means the one before",
+            Self::NotAsked => "nobody asked for it",
+        })
+    }
+}
+
+/// Takes what the guest did. Called with the controller locked: it posts and returns.
+pub trait HotplugSink: Send + Sync {
+    /// Posts one notice.
+    fn notice(&self, notice: Notice);
+}
+
+/// The policy for an eject that nobody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEject {
+    /// The guest may give back its CPUs.
+    Honour,
+    /// It may not.
+    Ignore,
+}
+
+/// The controller.
+///
+/// CPUs that the machine cannot have (`max` and above) are a mistake of the caller's; the host's functions
+/// then do nothing.
+pub struct CpuHotplug {
+    state: Mutex<State>,
+    limit: RateLimit,
+}
+
+struct State {
+    slots: Vec<Slot>,
+    /// The slots whose flags show an event: the scan asks for the next one, and must not have to look.
+    events: BTreeSet<u32>,
+    selector: u32,
+    command: Command,
+    /// Where command 0 has led the guest's scan; it leaves with the next command 0 or selection.
+    scanned: Option<u32>,
+    guest_eject: GuestEject,
+    sink: Arc<dyn HotplugSink>,
+}
+
+/// A guest's access without an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum NoEffect {
+    #[error("{0}")]
+    Misuse(#[from] regs::Misuse),
+    #[error("there is no CPU {0}")]
+    NoCpu(u32),
+    #[error("no such command")]
+    NoCommand,
+    #[error("the command takes no data")]
+    NoArgument,
+    #[error("no flag that does anything")]
+    NoAction,
+    #[error("eject of CPU {0}: {1}")]
+    Eject(u32, Ignored),
+}
+
+impl CpuHotplug {
+    /// A controller for `max` CPUs, with those of `present`, and always CPU 0, in their slots.
+    #[must_use]
+    pub fn new(
+        max: u32,
+        present: impl IntoIterator<Item = u32>,
+        guest_eject: GuestEject,
+        sink: Arc<dyn HotplugSink>,
+    ) -> Self {
+        let mut slots = vec![Slot::default(); max.max(1) as usize];
+        for cpu in present.into_iter().chain([BOOT_CPU]) {
+            if let Some(slot) = slots.get_mut(cpu as usize) {
+                *slot = Slot::present();
+            }
+        }
+        Self {
+            state: Mutex::new(State {
+                slots,
+                events: BTreeSet::new(),
+                selector: 0,
+                command: Command::NextWithEvent,
+                scanned: None,
+                guest_eject,
+                sink,
+            }),
+            limit: RateLimit::new(8),
+        }
+    }
+
+    /// Puts a CPU into its slot, enabled, with the insert event set, and not known to the guest yet.
+    /// Returns the number of this insertion. Where there is a CPU already, it is announced again.
+    pub fn insert(&self, cpu: u32) -> u32 {
+        self.change(cpu, Slot::insert).unwrap_or(0)
+    }
+
+    /// Sets the insert event of a CPU again, for a guest that has not answered.
+    pub fn announce(&self, cpu: u32) {
+        self.change(cpu, Slot::announce);
+    }
+
+    /// Sets the remove event of a CPU, and authorises its eject. The boot CPU's is never asked for.
+    pub fn request_eject(&self, cpu: u32) {
+        if cpu != BOOT_CPU {
+            self.change(cpu, Slot::request_eject);
+        }
+    }
+
+    /// Takes a request to eject back. `true`: the guest had not read it and now never will; event and
+    /// authorisation are gone. `false`: it may have read it, nothing is changed, and an eject that comes
+    /// late is still a requested one.
+    #[must_use]
+    pub fn withdraw_eject(&self, cpu: u32) -> bool {
+        self.change(cpu, Slot::withdraw_eject).unwrap_or(true)
+    }
+
+    /// Drops the authorisation to eject a CPU: the guest has finally refused.
+    pub fn revoke_eject(&self, cpu: u32) {
+        let mut state = lock(&self.state);
+        let scanned = state.scanned == Some(cpu);
+        state.change(cpu, |slot| slot.revoke_eject(scanned));
+    }
+
+    /// Takes an insertion back. `true`: the guest has neither read the event nor that the slot is enabled,
+    /// and the slot is empty again. `false`: it may know of the CPU, and nothing is changed.
+    #[must_use]
+    pub fn withdraw_insert(&self, cpu: u32) -> bool {
+        self.change(cpu, Slot::withdraw_insert).unwrap_or(true)
+    }
+
+    fn change<T>(&self, cpu: u32, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        lock(&self.state).change(cpu, change)
+    }
+
+    fn without_effect(&self, why: NoEffect, offset: u64, data: &[u8]) {
+        if let Some(n) = self.limit.pass() {
+            warn!(
+                offset,
+                ?data,
+                n,
+                "CPU hotplug registers: guest's access ignored: {why}"
+            );
+        }
+    }
+}
+
+impl State {
+    /// Changes a slot, if there is such a one, and keeps the events in step with it.
+    fn change<T>(&mut self, cpu: u32, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let slot = self.slots.get_mut(cpu as usize)?;
+        let answer = change(slot);
+        if slot.has_event() {
+            self.events.insert(cpu);
+        } else {
+            self.events.remove(&cpu);
+        }
+        Some(answer)
+    }
+
+    /// Changes the selected slot.
+    fn selected<T>(&mut self, change: impl FnOnce(&mut Slot) -> T) -> Result<T, NoEffect> {
+        let cpu = self.selector;
+        self.change(cpu, change).ok_or(NoEffect::NoCpu(cpu))
+    }
+
+    /// Posts what the guest did with the selected CPU.
+    fn post(&mut self, what: What) -> Result<(), NoEffect> {
+        let plug = self.selected(|slot| slot.plug())?;
+        self.sink.notice(Notice {
+            cpu: self.selector,
+            plug,
+            what,
+        });
+        Ok(())
+    }
+
+    fn read(&mut self, register: Register) -> Result<u32, NoEffect> {
+        let flags = self.selected(|slot| slot.flags())?;
+        Ok(match (register, self.command) {
+            (Register::Flags, _) => {
+                self.selected(Slot::shown)?;
+                u32::from(flags)
+            }
+            // CPU n has local APIC id n, as the MADT says.
+            (Register::Data, Command::NextWithEvent | Command::ArchId) => self.selector,
+            (Register::Data, Command::OstSource | Command::OstStatus) => 0,
+            // The high half of every answer is zero.
+            (Register::Selector | Register::Command, _) => 0,
+        })
+    }
+
+    fn write_flags(&mut self, value: u8) -> Result<(), NoEffect> {
+        self.selected(|_| ())?;
+        // One action a write, in this order, as in QEMU.
+        if value & regs::INSERT != 0 {
+            self.acknowledge(Request::Insert)
+        } else if value & regs::REMOVE != 0 {
+            self.acknowledge(Request::Eject)
+        } else if value & regs::EJECT != 0 {
+            self.eject()
+        } else {
+            Err(NoEffect::NoAction)
+        }
+    }
+
+    fn acknowledge(&mut self, request: Request) -> Result<(), NoEffect> {
+        if self.selected(|slot| slot.acknowledge(request))? {
+            self.post(What::Read(request))?;
+        }
+        Ok(())
+    }
+
+    fn eject(&mut self) -> Result<(), NoEffect> {
+        let (cpu, policy) = (self.selector, self.guest_eject);
+        let ejected = if cpu == BOOT_CPU {
+            Err(Ignored::BootCpu)
+        } else {
+            self.selected(|slot| slot.eject(policy))?
+        };
+        match ejected {
+            Ok(Eject { requested }) => self.post(What::Ejected { requested }),
+            Err(why) => {
+                self.post(What::EjectIgnored(why))?;
+                Err(NoEffect::Eject(cpu, why))
+            }
+        }
+    }
+
+    fn write_command(&mut self, number: u8) -> Result<(), NoEffect> {
+        self.selected(|_| ())?;
+        self.command = Command::from_number(number).ok_or(NoEffect::NoCommand)?;
+        if self.command == Command::NextWithEvent {
+            let from_here_on = self.events.range(self.selector..);
+            self.scanned = from_here_on.chain(&self.events).next().copied();
+            if let Some(cpu) = self.scanned {
+                self.selector = cpu;
+                self.selected(Slot::shown)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_data(&mut self, value: u32) -> Result<(), NoEffect> {
+        match self.command {
+            Command::OstSource => self.selected(|slot| slot.ost_source = value),
+            Command::OstStatus => {
+                let source = self.selected(|slot| {
+                    if INSERTION_SOURCES.contains(&slot.ost_source) {
+                        slot.acknowledge_insertion();
+                    }
+                    slot.ost_source
+                })?;
+                let status = value;
+                self.post(What::Status { source, status })
+            }
+            Command::NextWithEvent | Command::ArchId => Err(NoEffect::NoArgument),
+        }
+    }
+
+    fn select(&mut self, cpu: u32) -> Result<(), NoEffect> {
+        self.selector = cpu;
+        self.scanned = None;
+        self.selected(|_| ())
+    }
+}
+
+/// The value of a register's bytes, of which there are at most four.
+fn value(data: &[u8]) -> u32 {
+    let bytes = data.iter().take(4).rev();
+    bytes.fold(0, |value, byte| value << 8 | u32::from(*byte))
+}
+
+impl DeviceMmio for CpuHotplug {
+    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        let value = regs::decode(offset, data.len())
+            .map_err(NoEffect::from)
+            .and_then(|register| lock(&self.state).read(register))
+            .unwrap_or_else(|why| {
+                self.without_effect(why, offset, &[]);
+                0
+            });
+        data.fill(0);
+        data.iter_mut()
+            .zip(value.to_le_bytes())
+            .for_each(|(to, from)| *to = from);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        let write = |register| {
+            let mut state = lock(&self.state);
+            let value = value(data);
+            let [byte, ..] = value.to_le_bytes();
+            match register {
+                Register::Selector => state.select(value),
+                Register::Flags => state.write_flags(byte),
+                Register::Command => state.write_command(byte),
+                Register::Data => state.write_data(value),
+            }
+        };
+        let result = regs::decode(offset, data.len())
+            .map_err(NoEffect::from)
+            .and_then(write);
+        if let Err(why) = result {
+            self.without_effect(why, offset, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

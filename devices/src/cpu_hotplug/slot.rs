@@ -1,0 +1,180 @@
+//! One CPU's slot: what is there, what the guest was told of it, and what it may do with it.
+//!
+//! Each fact is kept by itself. In particular the right to eject is not the event that asks for the eject:
+//! the guest's scan clears the event at once, long before it ejects, and that must not take the right away.
+
+use super::regs::{ENABLED, INSERT, REMOVE};
+use super::{GuestEject, Ignored, Request};
+
+/// A slot. Everything but the counter and the `_OST` source belongs to the CPU in it, and goes with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// The CPU in it.
+    cpu: Option<Cpu>,
+    /// How often a CPU was inserted since the machine's start.
+    plug: u32,
+    /// Source event of the `_OST` that is being put together.
+    pub(super) ost_source: u32,
+}
+
+/// The CPU in a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Cpu {
+    insert: Event,
+    remove: Event,
+    /// The host asked for the eject, and has not taken that back.
+    authorised: bool,
+    /// The guest has acknowledged this insertion, so what it does from now on is meant for this CPU.
+    known: bool,
+    /// The guest has read that the slot is enabled, since this insertion.
+    seen: bool,
+}
+
+/// An event bit, and whether the guest has ever read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Event {
+    /// Set for the guest to see.
+    pending: bool,
+    /// The guest has read it set: now, or before it was set again.
+    read: bool,
+}
+
+/// An eject that was honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Eject {
+    pub(super) requested: bool,
+}
+
+impl Slot {
+    /// A slot with a CPU that was there from the start, and that the guest's tables tell of.
+    pub(super) fn present() -> Self {
+        Self {
+            cpu: Some(Cpu {
+                known: true,
+                seen: true,
+                ..Cpu::default()
+            }),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn plug(&self) -> u32 {
+        self.plug
+    }
+
+    pub(super) fn has_event(&self) -> bool {
+        self.cpu
+            .as_ref()
+            .is_some_and(|cpu| cpu.insert.pending || cpu.remove.pending)
+    }
+
+    /// The flags, as they are; nothing is taken for read.
+    pub(super) fn flags(&self) -> u8 {
+        self.cpu.as_ref().map_or(0, |cpu| {
+            let bit = |set, flag| if set { flag } else { 0 };
+            ENABLED | bit(cpu.insert.pending, INSERT) | bit(cpu.remove.pending, REMOVE)
+        })
+    }
+
+    /// The guest was shown the flags, or was led here by command 0, which tells as much.
+    pub(super) fn shown(&mut self) {
+        if let Some(cpu) = &mut self.cpu {
+            cpu.seen = true;
+            cpu.insert.read |= cpu.insert.pending;
+            cpu.remove.read |= cpu.remove.pending;
+        }
+    }
+
+    /// The guest clears an event. Whether it was set.
+    pub(super) fn acknowledge(&mut self, request: Request) -> bool {
+        let Some(cpu) = &mut self.cpu else {
+            return false;
+        };
+        let event = match request {
+            Request::Insert => &mut cpu.insert,
+            Request::Eject => &mut cpu.remove,
+        };
+        // Who clears what it has not read has been told all the same.
+        event.read |= event.pending;
+        cpu.seen = true;
+        std::mem::take(&mut event.pending)
+    }
+
+    /// The guest has answered to the insertion.
+    pub(super) fn acknowledge_insertion(&mut self) {
+        if let Some(cpu) = &mut self.cpu {
+            cpu.known = true;
+        }
+    }
+
+    /// The guest ejects the CPU, of a slot that is not the boot CPU's.
+    pub(super) fn eject(&mut self, policy: GuestEject) -> Result<Eject, Ignored> {
+        let cpu = self.cpu.as_ref().ok_or(Ignored::Empty)?;
+        // Before the authorisation: that one may be for this CPU, and the eject for the one before it.
+        if !cpu.known {
+            return Err(Ignored::NotYetKnown);
+        }
+        if !cpu.authorised && policy == GuestEject::Ignore {
+            return Err(Ignored::NotAsked);
+        }
+        let requested = cpu.authorised;
+        self.cpu = None;
+        Ok(Eject { requested })
+    }
+
+    /// A new CPU, if the slot is empty. The number of the present insertion.
+    pub(super) fn insert(&mut self) -> u32 {
+        if self.cpu.is_none() {
+            self.plug = self.plug.wrapping_add(1);
+            self.cpu = Some(Cpu::default());
+        }
+        self.announce();
+        self.plug
+    }
+
+    pub(super) fn announce(&mut self) {
+        if let Some(cpu) = &mut self.cpu {
+            cpu.insert.pending = true;
+        }
+    }
+
+    pub(super) fn request_eject(&mut self) {
+        if let Some(cpu) = &mut self.cpu {
+            cpu.remove.pending = true;
+            cpu.authorised = true;
+        }
+    }
+
+    /// Takes back a request to eject that the guest has not read. Whether there is none any more.
+    pub(super) fn withdraw_eject(&mut self) -> bool {
+        match &mut self.cpu {
+            Some(cpu) if cpu.remove.read => false,
+            Some(cpu) => {
+                cpu.remove.pending = false;
+                cpu.authorised = false;
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// Drops the authorisation. `scanned`: the guest's scan is at this slot.
+    pub(super) fn revoke_eject(&mut self, scanned: bool) {
+        if let Some(cpu) = &mut self.cpu {
+            cpu.authorised = false;
+            // A scan that was led here takes a slot without an event for the end of its work.
+            if !scanned {
+                cpu.remove = Event::default();
+            }
+        }
+    }
+
+    /// Takes back an insertion that the guest cannot know of. Whether the slot is empty.
+    pub(super) fn withdraw_insert(&mut self) -> bool {
+        if self.cpu.as_ref().is_some_and(|cpu| cpu.seen) {
+            return false;
+        }
+        self.cpu = None;
+        true
+    }
+}

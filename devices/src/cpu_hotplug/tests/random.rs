@@ -1,0 +1,214 @@
+//! A guest and a host that do anything in any order.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Anything that guest or host may do.
+#[derive(Clone, Debug)]
+enum Step {
+    Read(u64, usize),
+    Write(u64, Vec<u8>),
+    Select(u32),
+    Flags(u8),
+    Command(u8),
+    Data(u32),
+    Insert(u32),
+    Announce(u32),
+    RequestEject(u32),
+    WithdrawEject(u32),
+    RevokeEject(u32),
+    WithdrawInsert(u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let cpu = || prop_oneof![9 => 0u32..5, 1 => any::<u32>()];
+    prop_oneof![
+        2 => (0u64..16, 1usize..9).prop_map(|(offset, width)| Step::Read(offset, width)),
+        2 => (0u64..16, prop::collection::vec(any::<u8>(), 1..9))
+            .prop_map(|(offset, data)| Step::Write(offset, data)),
+        6 => cpu().prop_map(Step::Select),
+        6 => (0u8..32).prop_map(Step::Flags),
+        4 => (0u8..5).prop_map(Step::Command),
+        4 => (0u32..4).prop_map(Step::Data),
+        2 => cpu().prop_map(Step::Insert),
+        1 => cpu().prop_map(Step::Announce),
+        2 => cpu().prop_map(Step::RequestEject),
+        1 => cpu().prop_map(Step::WithdrawEject),
+        1 => cpu().prop_map(Step::RevokeEject),
+        1 => cpu().prop_map(Step::WithdrawInsert),
+    ]
+}
+
+impl Bed {
+    fn take(&self, step: &Step) -> Option<bool> {
+        let host = &self.controller;
+        match *step {
+            Step::Read(offset, width) => drop(self.read(offset, width)),
+            Step::Write(offset, ref data) => self.write(offset, data),
+            Step::Select(cpu) => self.select(cpu),
+            Step::Flags(value) => self.write(FLAGS, &[value]),
+            Step::Command(number) => self.write(COMMAND, &[number]),
+            Step::Data(value) => self.write(DATA, &value.to_le_bytes()),
+            Step::Insert(cpu) => drop(host.insert(cpu)),
+            Step::Announce(cpu) => host.announce(cpu),
+            Step::RequestEject(cpu) => host.request_eject(cpu),
+            Step::WithdrawEject(cpu) => return Some(host.withdraw_eject(cpu)),
+            Step::RevokeEject(cpu) => host.revoke_eject(cpu),
+            Step::WithdrawInsert(cpu) => return Some(host.withdraw_insert(cpu)),
+        }
+        None
+    }
+
+    /// The flags of all CPUs, looked at from outside: a guest's look would leave traces.
+    fn all_flags(&self) -> Vec<u8> {
+        let state = lock(&self.controller.state);
+        state.slots.iter().map(Slot::flags).collect()
+    }
+}
+
+/// What the rules say of a CPU, kept beside the controller from nothing but the steps and the notices.
+#[derive(Clone, Default)]
+struct Facts {
+    known: bool,
+    authorised: bool,
+    plug: u32,
+}
+
+impl Facts {
+    /// The rules' answer to an eject.
+    fn eject(&self, cpu: usize, enabled: bool, policy: GuestEject) -> What {
+        What::EjectIgnored(match self {
+            _ if cpu == 0 => Ignored::BootCpu,
+            _ if !enabled => Ignored::Empty,
+            Self { known: false, .. } => Ignored::NotYetKnown,
+            Self { authorised, .. } if *authorised || policy == GuestEject::Honour => {
+                return What::Ejected {
+                    requested: *authorised,
+                };
+            }
+            _ => Ignored::NotAsked,
+        })
+    }
+
+    fn inserted(&mut self) {
+        self.known = false;
+        self.authorised = false;
+        self.plug += 1;
+    }
+}
+
+/// Holds one step, whose flags were `before` and are `after`, against the rules.
+fn check(
+    facts: &mut [Facts],
+    policy: GuestEject,
+    (step, answer): (&Step, Option<bool>),
+    (before, after): (&[u8], &[u8]),
+    posted: &[(u32, u32, What)],
+) -> Result<(), TestCaseError> {
+    prop_assert!(posted.len() <= 1);
+    for (cpu, fact) in facts.iter_mut().enumerate() {
+        let is_for = |target: u32| target as usize == cpu;
+        let (was, is) = (before[cpu], after[cpu]);
+        let mut expected = was;
+        match *step {
+            Step::Insert(n) if is_for(n) => {
+                if was == 0 {
+                    fact.inserted();
+                }
+                expected |= ENABLED | INSERT;
+            }
+            Step::Announce(n) if is_for(n) && was != 0 => expected |= INSERT,
+            Step::RequestEject(n) if is_for(n) && was != 0 && cpu != 0 => {
+                fact.authorised = true;
+                expected |= REMOVE;
+            }
+            Step::WithdrawEject(n) if is_for(n) && answer == Some(true) => {
+                fact.authorised = false;
+                expected &= !REMOVE;
+            }
+            Step::RevokeEject(n) if is_for(n) => {
+                fact.authorised = false;
+                // It stays where the guest's scan is.
+                expected = (expected & !REMOVE) | (is & was & REMOVE);
+            }
+            Step::WithdrawInsert(n) if is_for(n) && answer == Some(true) => expected = 0,
+            _ => {}
+        }
+        if let Some(&(_, plug, what)) = posted.first().filter(|notice| is_for(notice.0)) {
+            prop_assert_eq!(plug, fact.plug);
+            match what {
+                What::Read(request) => {
+                    let flag = [INSERT, REMOVE][request as usize];
+                    prop_assert!(was & flag != 0);
+                    expected &= !flag;
+                }
+                What::Status { source, .. } => fact.known |= was != 0 && source <= 1,
+                What::Ejected { .. } | What::EjectIgnored(_) => {
+                    prop_assert_eq!(what, fact.eject(cpu, was != 0, policy));
+                    if let What::Ejected { .. } = what {
+                        expected = 0;
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(is, expected, "CPU {} after {:?}", cpu, step);
+        prop_assert!(is == 0 || is & ENABLED != 0, "an event of an empty slot");
+    }
+    prop_assert!(after[0] & ENABLED != 0, "the boot CPU stays");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn no_order_of_accesses_and_calls_breaks_a_rule(
+        steps in prop::collection::vec(step(), 1..80),
+        policy in prop_oneof![Just(GuestEject::Honour), Just(GuestEject::Ignore)],
+    ) {
+        let bed = Bed::new(policy);
+        let mut facts = vec![Facts::default(); 4];
+        for fact in &mut facts[..2] {
+            fact.known = true;
+        }
+        for step in &steps {
+            let before = bed.all_flags();
+            let answer = bed.take(step);
+            let (after, posted) = (bed.all_flags(), bed.posted());
+            check(&mut facts, policy, (step, answer), (&before, &after), &posted)?;
+        }
+        // A scan finds exactly what is there.
+        let flags = bed.all_flags();
+        let with_event = (0u32..4).filter(|cpu| flags[*cpu as usize] & (INSERT | REMOVE) != 0);
+        let mut found = Vec::new();
+        while let Some(cpu) = bed.next(0) {
+            found.push(cpu);
+            bed.set(cpu, INSERT);
+            bed.set(cpu, REMOVE);
+        }
+        prop_assert_eq!(found, with_event.collect::<Vec<_>>());
+    }
+
+    /// What was withdrawn before the guest could see it is never seen, whatever it does afterwards.
+    #[test]
+    fn a_withdrawn_request_stays_withdrawn(
+        before in prop::collection::vec(step(), 0..30),
+        after in prop::collection::vec(step(), 0..30),
+    ) {
+        let bed = Bed::new(GuestEject::Ignore);
+        for step in &before {
+            bed.take(step);
+        }
+        if bed.controller.withdraw_eject(1) {
+            bed.posted();
+            let asks = |step: &&Step| !matches!(step, Step::RequestEject(_) | Step::Insert(_));
+            for step in after.iter().filter(asks) {
+                bed.take(step);
+            }
+            for (cpu, _, what) in bed.posted().into_iter().filter(|notice| notice.0 == 1) {
+                let seen = matches!(what, What::Read(Request::Eject) | What::Ejected { .. });
+                prop_assert!(!seen, "CPU {}: {:?}", cpu, what);
+            }
+        }
+    }
+}
