@@ -2,7 +2,9 @@
 
 use hotvisor_vmm::config::{Cpus, Serial};
 use hotvisor_vmm::{Error, Result};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// Keys that an option knows, and those of Cloud Hypervisor's that it does not serve.
 struct Keys {
@@ -185,6 +187,20 @@ pub(super) fn serial(text: &str) -> Result<Serial> {
     }
 }
 
+/// `PATH`, or `path=PATH` as Cloud Hypervisor also spells it.
+pub(super) fn api_socket(text: &Path) -> Result<PathBuf> {
+    let bytes = text.as_os_str().as_bytes();
+    if bytes.starts_with(b"fd=") {
+        return Err(Error::input(
+            format!("--api-socket {}", text.display()),
+            "a socket of somebody else's making is not served",
+            "name a path, as in path=/run/vm.sock",
+        ));
+    }
+    let path = bytes.strip_prefix(b"path=").unwrap_or(bytes);
+    Ok(PathBuf::from(OsStr::from_bytes(path)))
+}
+
 /// `off` is all there is: the machine has no console but its serial port.
 pub(super) fn console(text: &str) -> Result<()> {
     match text {
@@ -227,6 +243,20 @@ mod tests {
         );
         assert!(serial("file=").unwrap_err().to_string().contains("no path"));
         assert!(serial("tty=1").is_err());
+    }
+
+    #[test]
+    fn sockets_in_all_spellings() {
+        let path = |text: &str| api_socket(Path::new(text));
+        assert_eq!(path("/run/vm.sock"), Ok(PathBuf::from("/run/vm.sock")));
+        assert_eq!(path("path=/run/vm.sock"), Ok(PathBuf::from("/run/vm.sock")));
+        assert_eq!(path("path=path=x"), Ok(PathBuf::from("path=x")));
+        assert!(
+            path("fd=3")
+                .unwrap_err()
+                .to_string()
+                .contains("name a path")
+        );
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl Args {
         let signals = Signals::take()?;
         let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
         if let Some(path) = &self.api_socket {
+            let path = options::api_socket(path)?;
             warn!("nothing is served on {} yet", path.display());
         }
         let asked = "control thread";
