@@ -1,0 +1,184 @@
+//! A control thread that is none: it answers calls as a test wants, and publishes what the test says.
+
+use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, Want};
+use hotvisor_vmm::hotplug::view::{
+    Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target, ThreadView,
+    Timeline, VcpuView, View,
+};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// See [`Fake::new`].
+pub(crate) struct Fake {
+    views: Mutex<Option<watch::Sender<Arc<View>>>>,
+    asked: Mutex<Vec<Request>>,
+    /// Notified after each of them.
+    heard: Condvar,
+    refuse: Mutex<Option<Refused>>,
+}
+
+/// A moment that is easy to recognise.
+pub(crate) fn moment() -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(1_000_000_000_000_007)
+}
+
+fn vcpu(id: u32, online: bool) -> Arc<VcpuView> {
+    let thread = ThreadView {
+        name: format!("vcpu-{id}"),
+        running: true,
+    };
+    Arc::new(VcpuView {
+        id,
+        phase: if online { "online" } else { "dormant" },
+        target: if online {
+            Target::Online
+        } else {
+            Target::Offline
+        },
+        generation: 1,
+        thread: online.then_some(thread),
+        last_operation: None,
+        last_plug: None,
+        last_unplug: (id == 1).then(|| Timeline {
+            operation: 4,
+            phases: vec![
+                ("notifying", Duration::from_micros(1500)),
+                ("stopping", Duration::from_nanos(2999)),
+            ],
+        }),
+    })
+}
+
+impl Fake {
+    /// A machine of two vCPUs of four. Each change becomes a running operation.
+    pub(crate) fn new() -> (Arc<Self>, Client) {
+        let view = View {
+            desired: 2,
+            plugged: 2,
+            online: 2,
+            max: 4,
+            vcpus: (0..4).map(|id| vcpu(id, id < 2)).collect(),
+            operations: Default::default(),
+        };
+        let (views, watched) = watch::channel(Arc::new(view));
+        let fake = Arc::new(Self {
+            views: Mutex::new(Some(views)),
+            asked: Mutex::default(),
+            heard: Condvar::new(),
+            refuse: Mutex::default(),
+        });
+        (fake.clone(), Client::new(fake, watched))
+    }
+
+    /// What it was asked for, in order.
+    pub(crate) fn asked(&self) -> Vec<Request> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Waits until it was asked so often.
+    pub(crate) fn heard(&self, times: usize) {
+        let asked = self.asked.lock().unwrap();
+        let fewer = |asked: &mut Vec<Request>| asked.len() < times;
+        let patience = Duration::from_secs(20);
+        let (asked, over) = self
+            .heard
+            .wait_timeout_while(asked, patience, fewer)
+            .unwrap();
+        assert!(
+            !over.timed_out(),
+            "asked {} times, not {times}",
+            asked.len()
+        );
+    }
+
+    /// How many receivers its view has.
+    pub(crate) fn watchers(&self) -> usize {
+        let views = self.views.lock().unwrap();
+        views.as_ref().map_or(0, watch::Sender::receiver_count)
+    }
+
+    /// From now on every call is refused.
+    pub(crate) fn refuse(&self, refused: Refused) {
+        *self.refuse.lock().unwrap() = Some(refused);
+    }
+
+    /// The machine ends.
+    pub(crate) fn end(&self) {
+        self.views.lock().unwrap().take();
+    }
+
+    /// The operation ends.
+    pub(crate) fn finish(&self, id: OperationId, code: Code) {
+        self.publish(|view| {
+            let operation = Arc::make_mut(view.operations.get_mut(&id).unwrap());
+            operation.ended = Some(Ended { code, at: moment() });
+            operation.parts[0].outcome = Some(Outcome {
+                code,
+                ost: Some((3, 130)),
+                detail: "the guest is busy".into(),
+            });
+        });
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut View)) {
+        let views = self.views.lock().unwrap();
+        if let Some(views) = &*views {
+            views.send_modify(|view| change(Arc::make_mut(view)));
+        }
+    }
+
+    fn change(&self, request: Request) -> Result<OperationId, Refused> {
+        if let Some(refused) = self.refuse.lock().unwrap().clone() {
+            return Err(refused);
+        }
+        let (kind, id, to) = match &request.want {
+            Want::Count(count) => (OperationKind::Count(*count), 3, Target::Online),
+            Want::Set(set) => (
+                OperationKind::Set(set.iter().map(|_| 1).sum()),
+                3,
+                Target::Online,
+            ),
+            Want::One(id, to) => (OperationKind::One(*to), *id, *to),
+        };
+        let mut asked = self.asked.lock().unwrap();
+        asked.push(request);
+        let operation = OperationView {
+            id: asked.len() as OperationId,
+            kind,
+            ended: None,
+            parts: vec![PartView {
+                vcpu: id,
+                from: "dormant",
+                to,
+                phase: "plugging",
+                outcome: None,
+            }],
+            created_at: moment(),
+        };
+        let id = operation.id;
+        self.publish(|view| {
+            view.operations.insert(id, Arc::new(operation));
+        });
+        self.heard.notify_all();
+        Ok(id)
+    }
+
+    fn cancel(&self, id: OperationId) -> Result<(), Refused> {
+        if let Some(refused) = self.refuse.lock().unwrap().clone() {
+            return Err(refused);
+        }
+        self.finish(id, Code::Cancelled);
+        Ok(())
+    }
+}
+
+impl Calls for Fake {
+    fn call(&self, call: Call) {
+        // Whoever asked may have left.
+        match call {
+            Call::Change(request, reply) => drop(reply.send(self.change(request))),
+            Call::Cancel(id, reply) => drop(reply.send(self.cancel(id))),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Takes requests apart. Whatever is not understood in full is refused: a misspelt word that was passed over
+//! would be a change that somebody did not ask for.
+
+use super::trouble::{Trouble, problem};
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::Uri;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use serde::de::{DeserializeOwned, IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest body; the longest that makes sense names 1024 vCPUs.
+const BODY_BYTES: usize = 64 << 10;
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// Longest time that a request may wait for an operation. Whoever wants more asks again.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// Longest time that an operation may be given.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// What stands behind the `?`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Query {
+    /// How long to wait for the operation's end.
+    pub(super) wait: Option<Duration>,
+    /// How long the operation may take.
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Query {
+    /// Reads the query of `uri`, in which only `known` may stand.
+    pub(super) fn of(uri: &Uri, known: &[&str]) -> Result<Self, Trouble> {
+        let mut read = Self::default();
+        let pairs = uri.query().unwrap_or_default().split('&');
+        for pair in pairs.filter(|pair| !pair.is_empty()) {
+            let asked = format!("?{pair}");
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if !known.contains(&key) {
+                let found = format!("{} takes no such parameter", uri.path());
+                let remedy = match known {
+                    [] => "leave it out".to_owned(),
+                    _ => format!("use {}=SECONDS, or leave it out", known.join("=SECONDS, ")),
+                };
+                return Err(Trouble::Malformed(problem(asked, found, remedy)));
+            }
+            let (place, longest) = match key {
+                "wait" => (&mut read.wait, LONGEST_WAIT),
+                _ => (&mut read.timeout, LONGEST_TIMEOUT),
+            };
+            if place.is_some() {
+                let found = "it is there twice";
+                return Err(Trouble::Malformed(problem(asked, found, "give it once")));
+            }
+            let time = seconds(value)
+                .filter(|time| *time <= longest && (key == "wait" || !time.is_zero()));
+            let Some(time) = time else {
+                let found = format!("{value:?} is not a time that it can be");
+                let remedy = format!("give seconds, as in 2.5, and at most {}", longest.as_secs());
+                return Err(Trouble::Malformed(problem(asked, found, remedy)));
+            };
+            *place = Some(time);
+        }
+        Ok(read)
+    }
+}
+
+/// Seconds with or without a fraction, and nothing else that a floating-point number can be.
+fn seconds(text: &str) -> Option<Duration> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let seconds: f64 = text.parse().ok().filter(|_| plain)?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// The id at the end of the path, in the only spelling that it has.
+pub(super) fn id<T: FromStr + ToString>(uri: &Uri) -> Option<T> {
+    let text = uri.path().rsplit('/').next()?;
+    text.parse().ok().filter(|id: &T| id.to_string() == text)
+}
+
+/// A whole number that is not negative. It says so itself, in words, when it is something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whole(pub(super) u32);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Digits;
+        impl Visitor<'_> for Digits {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a whole number from 0 to {}", u32::MAX)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
+                u32::try_from(number)
+                    .map(Whole)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
+            }
+        }
+        deserializer.deserialize_u32(Digits)
+    }
+}
+
+/// Reads the JSON object that `request` carries. Its content type is not looked at: `curl --data` names a wrong
+/// one, and there is only one thing that it can be.
+///
+/// `remedy` says what to send instead.
+pub(super) async fn object<T: DeserializeOwned>(
+    request: Request,
+    remedy: &str,
+) -> Result<T, Trouble> {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let bytes = bytes(request.into_body(), &asked).await?;
+    let malformed = |found: &dyn fmt::Display| Trouble::Malformed(problem(&asked, found, remedy));
+    let invalid = |found: &dyn fmt::Display| Trouble::Invalid(problem(&asked, found, remedy));
+    let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) else {
+        return Err(malformed(&"an empty body"));
+    };
+    if let Err(e) = serde_json::from_slice::<IgnoredAny>(&bytes) {
+        return Err(malformed(&format_args!("not JSON: {e}")));
+    }
+    if *first != b'{' {
+        // The derived parser would take an array for an object without names.
+        return Err(invalid(&"JSON, and not an object"));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| invalid(&e))
+}
+
+/// The body, if it is not too long and does not take too long.
+async fn bytes(body: Body, asked: &str) -> Result<Bytes, Trouble> {
+    let large = || {
+        let found = format!("a body of more than {BODY_BYTES} bytes");
+        Trouble::Large(problem(asked, found, "send the change and nothing else"))
+    };
+    if body.size_hint().lower() > BODY_BYTES as u64 {
+        return Err(large());
+    }
+    let Ok(collected) = timeout(BODY_TIME, Limited::new(body, BODY_BYTES).collect()).await else {
+        let found = format!("the body is not here after {} s", BODY_TIME.as_secs());
+        let remedy = "send as many bytes as Content-Length says";
+        return Err(Trouble::Slow(problem(asked, found, remedy)));
+    };
+    match collected {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<LengthLimitError>() => Err(large()),
+        Err(e) => Err(Trouble::Malformed(problem(asked, e, "send a whole body"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Result<Query, Trouble> {
+        let uri = Uri::try_from(format!("/x?{text}")).unwrap();
+        Query::of(&uri, &["wait", "timeout"])
+    }
+
+    #[test]
+    fn times_in_a_query() {
+        let read = query("wait=0.25&timeout=3").unwrap();
+        assert_eq!(read.wait, Some(Duration::from_millis(250)));
+        assert_eq!(read.timeout, Some(Duration::from_secs(3)));
+        assert_eq!(query("").unwrap(), Query::default());
+        assert_eq!(query("wait=0").unwrap().wait, Some(Duration::ZERO));
+        for bad in [
+            "wait",
+            "wait=",
+            "wait=.",
+            "wait=-1",
+            "wait=+1",
+            "wait=nan",
+            "wait=inf",
+            "wait=1e9",
+            "wait=3601",
+            "wait=1&wait=1",
+            "timeout=0",
+            "timeout=86401",
+            "weit=1",
+            "=1",
+            "wait=1.1.1",
+            "timeout=99999999999999999999999999",
+        ] {
+            let refused = query(bad).unwrap_err();
+            assert!(
+                matches!(refused, Trouble::Malformed(_)),
+                "{bad}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let read = |path: &'static str| id::<u32>(&Uri::from_static(path));
+        assert_eq!(read("/api/v1/vcpus/0"), Some(0));
+        assert_eq!(read("/api/v1/vcpus/4294967295"), Some(u32::MAX));
+        for bad in [
+            "/x/",
+            "/x/00",
+            "/x/+1",
+            "/x/-1",
+            "/x/4294967296",
+            "/x/%31",
+            "/x/one",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The REST API: one family of endpoints a file. Reads are answered from the published view; a change goes to
+//! the control thread as one call. Nothing here waits for a vCPU, and nothing here knows about sockets.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod input;
+mod operations;
+#[cfg(test)]
+mod tests;
+pub(crate) mod trouble;
+mod vcpus;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use hotvisor_vmm::hotplug::client::Client;
+use serde::Serialize;
+use trouble::Trouble;
+
+/// All endpoints, for a machine that `client` leads to.
+pub(crate) fn router(client: Client) -> Router {
+    Router::new()
+        .merge(vcpus::routes())
+        .merge(operations::routes())
+        .fallback(trouble::no_such_path)
+        .method_not_allowed_fallback(trouble::no_such_method)
+        .layer(middleware::from_fn_with_state(client.clone(), gate))
+        .with_state(client)
+}
+
+/// Lets nothing through any more once the machine has ended: what the view says then is history.
+async fn gate(State(client): State<Client>, request: Request, next: Next) -> Response {
+    if client.watch().has_changed().is_err() {
+        return Trouble::Gone.into_response();
+    }
+    next.run(request).await
+}
+
+/// One line of JSON, with its end so that a terminal shows it well.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    // Fails only for maps whose keys are no strings, and for numbers that are none; there are neither.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn reply(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut response = Response::new(Body::from(json(value)));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,159 @@
+//! Why a request got no answer of its own, and the one place that turns a reason into a status code.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use hotvisor_vmm::Problem;
+use hotvisor_vmm::hotplug::client::Refused;
+use serde::Serialize;
+use std::fmt;
+
+/// Nothing was changed by a request that ends in one of these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It cannot be read.
+    Malformed(Problem),
+    /// It can be read, and cannot be met as it stands.
+    Invalid(Problem),
+    /// What it names is not there.
+    Unknown(Problem),
+    /// What it names cannot be used in this way.
+    Method(Problem),
+    /// It comes too late, or at the wrong moment.
+    Conflict(Problem),
+    /// It did not arrive in time.
+    Slow(Problem),
+    /// It is longer than anything that we could be asked.
+    Large(Problem),
+    /// Too many others are being answered.
+    Busy(Problem),
+    /// The machine has ended.
+    Gone,
+}
+
+/// A problem in the form of RFC 9457. Its type is the default, `about:blank`, so that `title` is the status
+/// code's own phrase; programs look at `code`, people at the rest.
+#[derive(Serialize)]
+struct Wire<'a> {
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: String,
+    remedy: &'a str,
+}
+
+impl Trouble {
+    /// Its status code, and its name that never changes.
+    const fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Unknown(_) => (StatusCode::NOT_FOUND, "unknown"),
+            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, "slow"),
+            Self::Large(_) => (StatusCode::PAYLOAD_TOO_LARGE, "large"),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "gone"),
+        }
+    }
+
+    fn problem(self) -> Problem {
+        match self {
+            Self::Malformed(problem)
+            | Self::Invalid(problem)
+            | Self::Unknown(problem)
+            | Self::Method(problem)
+            | Self::Conflict(problem)
+            | Self::Slow(problem)
+            | Self::Large(problem)
+            | Self::Busy(problem) => problem,
+            Self::Gone => problem(
+                "the machine",
+                "it has ended",
+                "start another with `hotvisor run`",
+            ),
+        }
+    }
+
+    /// Status code and body.
+    fn parts(self) -> (StatusCode, Vec<u8>) {
+        let (status, code) = self.kind();
+        let Problem {
+            asked,
+            found,
+            remedy,
+        } = self.problem();
+        let body = super::json(&Wire {
+            title: status.canonical_reason().unwrap_or(code),
+            status: status.as_u16(),
+            code,
+            detail: format!("{asked}: {found}"),
+            remedy: &remedy,
+        });
+        (status, body)
+    }
+
+    /// The whole answer as it goes over the wire, for a connection that is not served any further.
+    pub(crate) fn farewell(self) -> Vec<u8> {
+        let (status, body) = self.parts();
+        let mut answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {TYPE}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        answer.extend(body);
+        answer
+    }
+}
+
+const TYPE: &str = "application/problem+json";
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        let (status, body) = self.parts();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let kind = HeaderValue::from_static(TYPE);
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+}
+
+impl From<Refused> for Trouble {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Invalid(problem) => Self::Invalid(problem),
+            Refused::Unknown(problem) => Self::Unknown(problem),
+            Refused::Conflict(problem) => Self::Conflict(problem),
+            Refused::Gone => Self::Gone,
+        }
+    }
+}
+
+/// A sentence in its three parts.
+pub(crate) fn problem(
+    asked: impl fmt::Display,
+    found: impl fmt::Display,
+    remedy: impl fmt::Display,
+) -> Problem {
+    Problem {
+        asked: asked.to_string(),
+        found: found.to_string(),
+        remedy: remedy.to_string(),
+    }
+}
+
+/// The answer for a path that leads nowhere.
+pub(super) async fn no_such_path(uri: Uri) -> Trouble {
+    let remedy = "see /api/v1/vcpus and /api/v1/operations";
+    Trouble::Unknown(problem(uri.path(), "there is no such resource", remedy))
+}
+
+/// The answer for a method that a path does not know; the `Allow` header comes from the router.
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Trouble {
+    let found = format!("{method} means nothing here");
+    let remedy = "use one of the methods in the Allow header";
+    Trouble::Method(problem(uri.path(), found, remedy))
+}

@@ -1,0 +1,141 @@
+//! The API's server: HTTP/1.1 on a Unix socket, on a thread of its own.
+//!
+//! It is made in two steps, because a bad path is bad input and must be known before a machine is made, and
+//! because only a machine has something to serve:
+//!
+//! ```text
+//! let bound = Server::bind(&path)?;           // exit code 2 where that fails
+//! let running = bound.serve(client)?;         // when the control thread has given its client
+//! ```
+
+mod connections;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use crate::route;
+use connections::{Limits, serve};
+use hotvisor_vmm::hotplug::client::Client;
+use hotvisor_vmm::{Error, Result};
+use socket::{FILES, SocketFile};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tracing::{info, warn};
+
+/// How long [`Running::stop`] waits for the thread beyond the time that requests are given.
+const STOP: Duration = Duration::from_secs(1);
+
+/// The API's server.
+pub(crate) struct Server;
+
+impl Server {
+    /// Listens at `path`; whoever connects has to wait until [`Bound::serve`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a path that cannot be used; nothing is left behind.
+    pub(crate) fn bind(path: &Path) -> Result<Bound> {
+        let (listener, file) = socket::bind_at(path)?;
+        Ok(Bound { listener, file })
+    }
+}
+
+/// A socket that nobody serves yet. Dropping it removes the file.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+impl Bound {
+    /// Serves `client`'s machine from now on.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where a thread or a descriptor is lacking.
+    pub(crate) fn serve(self, client: Client) -> Result<Running> {
+        self.serve_within(client, Limits::USUAL)
+    }
+
+    fn serve_within(self, client: Client, limits: Limits) -> Result<Running> {
+        let Self { listener, file } = self;
+        let asked = format!("--api-socket {}", file.path().display());
+        let (runtime, listener) = start(listener).map_err(|e| Error::host(&asked, e, FILES))?;
+        let (stop, stopped) = watch::channel(false);
+        let (alive, ended) = mpsc::channel();
+        let router = route::router(client);
+        let body = move || {
+            // Dropped last: after it, there is nothing left to wait for.
+            let _alive: mpsc::Sender<()> = alive;
+            let runtime = runtime;
+            LocalSet::new().block_on(&runtime, serve(listener, router, limits, stopped));
+        };
+        let thread = thread::Builder::new()
+            .name("api".into())
+            .spawn(body)
+            .map_err(|e| Error::host(&asked, e, "raise the limit of threads (`ulimit -u`)"))?;
+        info!("the API is served on {}", file.path().display());
+        Ok(Running {
+            stop,
+            ended,
+            thread: Some(thread),
+            patience: limits.grace + STOP,
+            _file: file,
+        })
+    }
+}
+
+/// The thread's runtime, and the listener registered with it.
+fn start(listener: UnixListener) -> std::io::Result<(Runtime, tokio::net::UnixListener)> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let _inside = runtime.enter();
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    Ok((runtime, listener))
+}
+
+/// A server that runs. Dropping it is the same as [`Running::stop`].
+#[derive(Debug)]
+pub(crate) struct Running {
+    stop: watch::Sender<bool>,
+    /// Disconnected by the thread's end.
+    ended: mpsc::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+    patience: Duration,
+    /// Removed after the thread has ended, when nobody can connect any more.
+    _file: SocketFile,
+}
+
+impl Running {
+    /// Accepts no more connections, lets requests end that can do so soon, and removes the socket.
+    pub(crate) fn stop(self) {}
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        match self.ended.recv_timeout(self.patience) {
+            Err(RecvTimeoutError::Timeout) => {
+                warn!(
+                    "gave up on the thread `api`, which did not end in {:?}",
+                    self.patience
+                );
+            }
+            // Joins at once: its closure is over.
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                if thread.join().is_err() {
+                    warn!("the thread `api` panicked");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The socket file of the API: made so that nobody but its owner can ever connect, and removed with whoever
+//! made it.
+
+use hotvisor_vmm::{Error, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+};
+use nix::sys::stat::{Mode, fchmod};
+use std::fs::Metadata;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A socket file of ours. Dropping it removes the file, unless somebody has put another in its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode, which no other file has while this one is there.
+    identity: (u64, u64),
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl SocketFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let there = self.path.symlink_metadata();
+        if there.is_ok_and(|metadata| identity(&metadata) == self.identity) {
+            // A folder that may not be written any more keeps a stale socket, which the next run replaces.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn stream() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+/// Whether nobody listens on `address`. Nothing but a refusal tells so: a socket of another type or user may be
+/// in use, and one whose queue is full is.
+fn stale(address: &UnixAddr) -> nix::Result<bool> {
+    match connect(stream()?.as_raw_fd(), address) {
+        Err(Errno::ECONNREFUSED) => Ok(true),
+        Ok(()) | Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Listens at `path`, with mode 0600. A socket that nobody listens on any more is replaced.
+///
+/// # Errors
+/// [`Error::Input`] where something else has that name, where somebody listens there, or where the path cannot
+/// be used.
+pub(super) fn bind_at(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    let asked = format!("--api-socket {}", path.display());
+    let refuse =
+        |found: &dyn std::fmt::Display, remedy: &str| Err(Error::input(&asked, found, remedy));
+    if path.as_os_str().is_empty() {
+        // The kernel would take it for "any free abstract name".
+        return refuse(&"no path", "name one, as in --api-socket /run/vm.sock");
+    }
+    let Ok(address) = UnixAddr::new(path) else {
+        let remedy = "name a path of at most 107 bytes";
+        return refuse(&"too long for a socket's address", remedy);
+    };
+    if let Ok(metadata) = path.symlink_metadata() {
+        if !metadata.file_type().is_socket() {
+            let remedy = "name a path that is free, or remove what is there";
+            return refuse(&"something that is no socket has that name", remedy);
+        }
+        match stale(&address) {
+            Ok(true) => {}
+            Ok(false) => {
+                let remedy = "name another path, or end the process that uses it";
+                return refuse(&"somebody listens there already", remedy);
+            }
+            Err(errno) => {
+                let remedy = "name another path; what is there is no stale socket of ours";
+                return refuse(&errno.desc(), remedy);
+            }
+        }
+        if let Err(e) = std::fs::remove_file(path) {
+            return refuse(&e, "remove the stale socket, or name another path");
+        }
+    }
+    let listener = stream().map_err(|e| Error::host(&asked, e.desc(), FILES))?;
+    // Before it has a name: Linux gives the name the mode of the descriptor, so that the file is at no moment
+    // open to others, whatever the umask is.
+    fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| Error::bug(&asked, e.desc()))?;
+    if let Err(errno) = bind(listener.as_raw_fd(), &address) {
+        let remedy = "name a path in a folder that exists and may be written";
+        return refuse(&errno.desc(), remedy);
+    }
+    let metadata = path.symlink_metadata();
+    let metadata = metadata.map_err(|e| Error::host(&asked, e, "leave the socket alone"))?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        identity: identity(&metadata),
+    };
+    let backlog = Backlog::new(BACKLOG).map_err(|e| Error::bug(&asked, e.desc()))?;
+    listen(&listener, backlog).map_err(|e| Error::bug(&asked, e.desc()))?;
+    Ok((UnixListener::from(listener), file))
+}
+
+/// What helps when there is no descriptor left.
+pub(super) const FILES: &str = "raise the limit of open files (`ulimit -n`)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    fn refused(path: &Path) -> String {
+        match bind_at(path) {
+            Err(Error::Input(problem)) => problem.to_string(),
+            other => panic!("{}: {other:?}", path.display()),
+        }
+    }
+
+    #[test]
+    fn only_the_owner_may_connect_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let (listener, file) = bind_at(&path).unwrap();
+        let mode = path.symlink_metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let (_listener, _file) = bind_at(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_has_made_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let (_listener, file) = bind_at(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(file);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn bad_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("text"), "kept").unwrap();
+        let _in_use = UnixListener::bind(at("in-use")).unwrap();
+        let _datagrams = UnixDatagram::bind(at("datagrams")).unwrap();
+        let cases = [
+            (at("text"), "something that is no socket"),
+            (dir.path().to_owned(), "something that is no socket"),
+            (at("in-use"), "somebody listens there already"),
+            (at("datagrams"), "no stale socket of ours"),
+            (at("nowhere/api"), "No such file"),
+            (at(&"x".repeat(120)), "too long"),
+            (PathBuf::new(), "no path"),
+        ];
+        for (path, words) in cases {
+            let said = refused(&path);
+            assert!(said.starts_with("--api-socket "), "{said}");
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert_eq!(fs::read(at("text")).unwrap(), b"kept");
+        UnixStream::connect(at("in-use")).unwrap();
+    }
+}
