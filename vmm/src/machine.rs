@@ -3,7 +3,7 @@
 //! A restart makes a new one: memory is zero, every device is in its reset state, and every vCPU is as KVM
 //! creates it, with nothing left over from the guest before.
 
-use crate::acpi::needs_x2apic;
+use crate::acpi::{self, needs_x2apic};
 use crate::arch::cpuid::{self, Topology};
 use crate::arch::{layout, regs};
 use crate::boot::BootFiles;
@@ -63,7 +63,7 @@ impl Machine {
         check_limits(kvm, config, cpuid::physical_address_bits(&leaves))?;
         let ram = Arc::new(Ram::new(config.memory)?);
         let vm = Arc::new(Vm::new(kvm, ram)?);
-        let entry = files.load(vm.memory(), config)?;
+        let entry = files.load(vm.memory(), config, &acpi::Machine::of(config))?;
         let devices = Devices::new(&vm, config, posts.post.clone(), posts.output)?;
         let reports: Arc<dyn Reports> = Arc::new(posts.post);
         let topology = Topology {

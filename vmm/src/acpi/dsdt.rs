@@ -1,10 +1,10 @@
 //! DSDT: the devices that the guest cannot find by itself.
 
-use super::{HEADER, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use super::{HEADER, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Raw, bytes, cpu_aml};
 use crate::arch::layout;
 use acpi_tables::aml::{
     And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO,
-    If, Interrupt, Local, Method, Name, Notify, OpRegion, OpRegionSpace, Package, Path,
+    If, Interrupt, Local, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace, Package, Path,
     ResourceTemplate, Scope, Store, ZERO,
 };
 use acpi_tables::sdt::Sdt;
@@ -58,20 +58,13 @@ fn system_bus(machine: &Machine) -> Vec<u8> {
 
     let ged = generic_event_device();
     let ged = Raw(&ged);
-    let mut devices: Vec<&dyn acpi_tables::Aml> = vec![&button, &ged];
+    let cpus = cpu_aml::container(machine.max);
+    let cpus = Raw(&cpus);
+    let mut devices: Vec<&dyn acpi_tables::Aml> = vec![&button, &cpus, &ged];
     if machine.serial {
         devices.push(&com1);
     }
     bytes(&Scope::new("_SB_".into(), devices))
-}
-
-/// AML that was generated already.
-struct Raw<'a>(&'a [u8]);
-
-impl acpi_tables::Aml for Raw<'_> {
-    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        sink.vec(self.0);
-    }
 }
 
 /// The GED (ACPI 6.3, section 5.6.9): its `_EVT` reads the register, which clears it, and notifies.
@@ -94,12 +87,16 @@ fn generic_event_device() -> Vec<u8> {
 
     let events = Path::new("EVTS");
     let read = Store::new(&Local(0), &events);
+    let cpu_bit = ged::Event::CpuHotplug.bit();
+    let cpus_changed = And::new(&ZERO, &Local(0), &cpu_bit);
+    let scan = MethodCall::new(cpu_aml::SCAN.into(), vec![]);
+    let on_cpus = If::new(&cpus_changed, vec![&scan]);
     let power_bit = ged::Event::PowerButton.bit();
     let pressed = And::new(&ZERO, &Local(0), &power_bit);
     let button = Path::new("\\_SB_.PWRB");
     let notify = Notify::new(&button, &BUTTON_PRESSED);
     let on_power = If::new(&pressed, vec![&notify]);
-    let handler = Method::new("_EVT".into(), 1, true, vec![&read, &on_power]);
+    let handler = Method::new("_EVT".into(), 1, true, vec![&read, &on_cpus, &on_power]);
 
     bytes(&Device::new(
         "GED_".into(),

@@ -1,8 +1,7 @@
 //! MADT: the interrupt controllers, and every CPU that the machine can ever have (ACPI 6.3, 5.2.12).
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::arch::layout;
-use crate::config::Cpus;
 use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::sdt::Sdt;
 use hotvisor_devices::ioapic;
@@ -26,8 +25,17 @@ pub(crate) fn needs_x2apic(max: u32) -> bool {
     max > FIRST_X2APIC_ONLY
 }
 
+/// What a structure says of its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// It is there.
+    Enabled,
+    /// It may come.
+    OnlineCapable,
+}
+
 /// The table: CPU n has APIC id n and processor UID n.
-pub(super) fn build(cpus: Cpus) -> Vec<u8> {
+pub(super) fn build(machine: &Machine) -> Vec<u8> {
     let mut madt = Sdt::new(
         *b"APIC",
         FIXED,
@@ -38,21 +46,29 @@ pub(super) fn build(cpus: Cpus) -> Vec<u8> {
     );
     madt.write_u32(36, layout::LOCAL_APIC);
     madt.append_slice(&bytes(&IoApic::new(0, IOAPIC_BASE, 0)));
-    for id in 0..cpus.max {
-        let booted = id < cpus.boot;
-        match u8::try_from(id) {
-            Ok(narrow) if !needs_x2apic(cpus.max) => {
-                let status = if booted {
-                    EnabledStatus::Enabled
-                } else {
-                    EnabledStatus::DisabledOnlineCapable
-                };
-                madt.append_slice(&bytes(&ProcessorLocalApic::new(narrow, narrow, status)));
-            }
-            _ => madt.append_slice(&local_x2apic(id, booted)),
-        }
+    for id in 0..machine.max {
+        let status = if machine.present.contains(&id) {
+            Status::Enabled
+        } else {
+            Status::OnlineCapable
+        };
+        madt.append_slice(&cpu(machine.max, id, status));
     }
     madt.as_slice().to_vec()
+}
+
+/// The structure of one CPU of a machine that can have `max`.
+pub(super) fn cpu(max: u32, id: u32, status: Status) -> Vec<u8> {
+    match u8::try_from(id) {
+        Ok(narrow) if !needs_x2apic(max) => {
+            let status = match status {
+                Status::Enabled => EnabledStatus::Enabled,
+                Status::OnlineCapable => EnabledStatus::DisabledOnlineCapable,
+            };
+            bytes(&ProcessorLocalApic::new(narrow, narrow, status))
+        }
+        _ => local_x2apic(id, status),
+    }
 }
 
 #[expect(
@@ -62,11 +78,10 @@ pub(super) fn build(cpus: Cpus) -> Vec<u8> {
 const IOAPIC_BASE: u32 = ioapic::BASE as u32;
 
 /// Processor local x2APIC structure (ACPI 6.3, 5.2.12.12).
-fn local_x2apic(id: u32, booted: bool) -> Vec<u8> {
-    let flags = if booted {
-        FLAG_ENABLED
-    } else {
-        FLAG_ONLINE_CAPABLE
+fn local_x2apic(id: u32, status: Status) -> Vec<u8> {
+    let flags = match status {
+        Status::Enabled => FLAG_ENABLED,
+        Status::OnlineCapable => FLAG_ONLINE_CAPABLE,
     };
     let mut structure = vec![X2APIC_TYPE, X2APIC_LEN, 0, 0];
     for field in [id, flags, id] {

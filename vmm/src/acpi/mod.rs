@@ -1,5 +1,6 @@
 //! ACPI tables of a hardware-reduced platform: RSDP, XSDT, FADT, MADT, DSDT.
 
+mod cpu_aml;
 mod dsdt;
 mod fadt;
 mod madt;
@@ -7,11 +8,12 @@ mod madt;
 pub(crate) use madt::needs_x2apic;
 
 use crate::arch::layout::{self, LOW_RAM_END, PAGE};
-use crate::config::{Cpus, Serial, VmConfig};
+use crate::config::{Serial, VmConfig};
 use crate::error::{Error, Result};
-use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+use std::collections::BTreeSet;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const OEM_ID: [u8; 6] = *b"HOTVIS";
@@ -21,20 +23,25 @@ const OEM_REVISION: u32 = 1;
 const HEADER: u64 = 36;
 
 /// What the tables are generated from.
-#[derive(Clone, Copy, Debug)]
+///
+/// How many and which CPUs are present changes no table's size.
+#[derive(Clone, Debug)]
 pub struct Machine {
-    /// vCPUs.
-    pub cpus: Cpus,
+    /// vCPUs that the guest can ever have: ids 0 up to, but not including, this.
+    pub max: u32,
+    /// Those that are there when the guest starts. The boot CPU, 0, is always among them.
+    pub present: BTreeSet<u32>,
     /// Whether there is a COM1.
     pub serial: bool,
 }
 
 impl Machine {
-    /// The part of `config` that the tables tell of.
+    /// The part of `config` that the tables tell of, for a guest's first start.
     #[must_use]
     pub fn of(config: &VmConfig) -> Self {
         Self {
-            cpus: config.cpus,
+            max: config.cpus.max,
+            present: (0..config.cpus.boot).collect(),
             serial: config.serial != Serial::Off,
         }
     }
@@ -55,6 +62,15 @@ pub struct Placed {
     start: u64,
 }
 
+/// AML that was generated already.
+struct Raw<'a>(&'a [u8]);
+
+impl Aml for Raw<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(self.0);
+    }
+}
+
 fn bytes(table: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.to_aml_bytes(&mut bytes);
@@ -67,7 +83,7 @@ impl Tables {
     pub fn build(machine: &Machine) -> Self {
         Self {
             dsdt: dsdt::build(machine),
-            madt: madt::build(machine.cpus),
+            madt: madt::build(machine),
         }
     }
 

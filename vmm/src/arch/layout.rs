@@ -57,6 +57,8 @@ pub const HIMEM: u64 = 0x10_0000;
 
 /// The GED's register.
 pub const GED: u64 = 0xfeb0_0000;
+/// The CPU hotplug controller's registers.
+pub const CPU_HOTPLUG: u64 = 0xfeb0_1000;
 /// Local APICs.
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Three pages that KVM needs on Intel for real mode, and one for an identity map.

@@ -79,12 +79,18 @@ impl BootFiles {
             .transpose()
     }
 
-    /// Loads everything into `memory` and tells how to enter the kernel.
+    /// Loads everything into `memory` and tells how to enter the kernel. `machine` is what the guest finds:
+    /// `config` with the CPUs that are there now.
     ///
     /// # Errors
     /// [`Error::Input`] where a file changed under us, [`Error::Host`] where reading it failed.
-    pub fn load<M: GuestMemoryBackend>(&self, memory: &M, config: &VmConfig) -> Result<Entry> {
-        let tables = acpi::Tables::build(&acpi::Machine::of(config)).place(config.memory);
+    pub fn load<M: GuestMemoryBackend>(
+        &self,
+        memory: &M,
+        config: &VmConfig,
+        machine: &acpi::Machine,
+    ) -> Result<Entry> {
+        let tables = acpi::Tables::build(machine).place(config.memory);
         tables.write(memory)?;
         let initramfs_at = self.placement(config.memory, tables.start())?;
         let loaded = self.kernel.load(memory)?;
