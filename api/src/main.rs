@@ -2,13 +2,6 @@
 
 mod cli;
 mod route;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the control thread does not give out a client yet"
-    )
-)]
 mod server;
 
 use clap::Parser;

@@ -2,6 +2,7 @@
 
 use crate::arch::layout;
 use crate::error::{Error, Result};
+pub use hotvisor_devices::cpu_hotplug::GuestEject;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,19 @@ pub struct VmConfig {
     pub on_reset: OnReset,
     /// How long a guest may take to power off after its power button was pressed.
     pub shutdown_timeout: Duration,
+    /// CPU hotplug.
+    pub hotplug: Hotplug,
+}
+
+/// CPU hotplug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hotplug {
+    /// What becomes of an ejection that the guest does on its own account.
+    pub guest_eject: GuestEject,
+    /// How long an operation may take whose request names no other time.
+    pub operation_timeout: Duration,
+    /// How long the thread of an ejected vCPU is kept; `None` for ever.
+    pub dormant_timeout: Option<Duration>,
 }
 
 /// How many vCPUs a machine has.

@@ -1,10 +1,11 @@
 //! The values of options, in Cloud Hypervisor's spelling: `key=value,key=value`, sizes with a unit.
 
-use hotvisor_vmm::config::{Cpus, Serial};
+use hotvisor_vmm::config::{Cpus, GuestEject, Serial};
 use hotvisor_vmm::{Error, Result};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Keys that an option knows, and those of Cloud Hypervisor's that it does not serve.
 struct Keys {
@@ -199,6 +200,34 @@ pub(super) fn api_socket(text: &Path) -> Result<PathBuf> {
     }
     let path = bytes.strip_prefix(b"path=").unwrap_or(bytes);
     Ok(PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// `honour` or `ignore`.
+pub(super) fn guest_eject(text: &str) -> Result<GuestEject> {
+    match text {
+        "honour" => Ok(GuestEject::Honour),
+        "ignore" => Ok(GuestEject::Ignore),
+        other => Err(Error::input(
+            format!("--guest-eject {other}"),
+            "no such policy",
+            suggestion(other, &["honour", "ignore"]),
+        )),
+    }
+}
+
+/// Seconds, or `never`.
+pub(super) fn dormant_timeout(text: &str) -> Result<Option<Duration>> {
+    if text == "never" {
+        return Ok(None);
+    }
+    let seconds: u32 = text.parse().map_err(|_| {
+        Error::input(
+            format!("--dormant-timeout {text}"),
+            "not a number of seconds",
+            "give a whole number, or never",
+        )
+    })?;
+    Ok(Some(Duration::from_secs(seconds.into())))
 }
 
 /// `off` is all there is: the machine has no console but its serial port.

@@ -1,14 +1,15 @@
 //! `hotvisor run`.
 
 use super::{log, options, say};
-use hotvisor_vmm::config::{OnReset, VmConfig};
-use hotvisor_vmm::control::{self, Signals};
+use crate::server::Server;
+use hotvisor_vmm::config::{Hotplug, OnReset, VmConfig};
+use hotvisor_vmm::control::{Control, Signals};
 use hotvisor_vmm::end::End;
 use hotvisor_vmm::{Error, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::info;
 
 /// What `--help` ends with.
 const AFTER_HELP: &str = "\
@@ -61,9 +62,18 @@ pub(super) struct Args {
     /// Virtio console: there is none
     #[arg(long, value_name = "off", default_value = "off")]
     console: String,
-    /// Unix socket of the REST API (not served yet)
+    /// Unix socket of the REST API
     #[arg(long, value_name = "PATH")]
     api_socket: Option<PathBuf>,
+    /// What becomes of a vCPU that the guest ejects on its own account
+    #[arg(long, value_name = "honour|ignore", default_value = "honour")]
+    guest_eject: String,
+    /// How long a plug or an unplug may take whose request names no other time
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    operation_timeout: u32,
+    /// How long the thread of an ejected vCPU is kept for the next plug
+    #[arg(long, value_name = "SECONDS|never", default_value = "300")]
+    dormant_timeout: String,
     /// End when the guest resets, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -99,19 +109,27 @@ impl Args {
         // Before any other thread exists.
         let signals = Signals::take()?;
         let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
-        if let Some(path) = &self.api_socket {
-            let path = options::api_socket(path)?;
-            warn!("nothing is served on {} yet", path.display());
-        }
+        // A bad path is bad input: known before there is a machine.
+        let bound = match &self.api_socket {
+            Some(socket) => Some(Server::bind(&options::api_socket(socket)?)?),
+            None => None,
+        };
+        let control = Control::new()?;
+        let server = bound
+            .map(|bound| bound.serve(control.client()))
+            .transpose()?;
         let asked = "control thread";
         let control = std::thread::Builder::new()
             .name("vmm".into())
-            .spawn(move || control::run(&config, signals))
+            .spawn(move || control.run(&config, signals))
             .map_err(|e| Error::host(asked, e, "raise the limit of threads (`ulimit -u`)"))?;
         let end = control.join().unwrap_or_else(|_| {
             let remedy = "this is a bug in Hotvisor: please report it with the message above";
             End::Failed(Error::host(asked, "it panicked", remedy))
         });
+        if let Some(server) = server {
+            server.stop();
+        }
         Ok((end, log_file))
     }
 
@@ -131,6 +149,11 @@ impl Args {
                 OnReset::Restart
             },
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout.into()),
+            hotplug: Hotplug {
+                guest_eject: options::guest_eject(&self.guest_eject)?,
+                operation_timeout: Duration::from_secs(self.operation_timeout.into()),
+                dormant_timeout: options::dormant_timeout(&self.dormant_timeout)?,
+            },
         };
         config.validate()?;
         Ok(config)

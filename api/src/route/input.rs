@@ -131,6 +131,14 @@ pub(super) async fn object<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|e| invalid(&e))
 }
 
+/// The request, when all of its body is here.
+pub(super) async fn whole(request: Request) -> Result<Request, Trouble> {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let (head, body) = request.into_parts();
+    let body = bytes(body, &asked).await?;
+    Ok(Request::from_parts(head, Body::from(body)))
+}
+
 /// The body, if it is not too long and does not take too long.
 async fn bytes(body: Body, asked: &str) -> Result<Bytes, Trouble> {
     let large = || {

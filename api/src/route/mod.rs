@@ -32,8 +32,14 @@ pub(crate) fn router(client: Client) -> Router {
         .with_state(client)
 }
 
-/// Lets nothing through any more once the machine has ended: what the view says then is history.
+/// Takes the whole request in before anything is answered: a client that still writes when its connection is
+/// closed on it gets an error instead of the answer. And lets nothing through any more once the machine has
+/// ended: what the view says then is history.
 async fn gate(State(client): State<Client>, request: Request, next: Next) -> Response {
+    let request = match input::whole(request).await {
+        Ok(request) => request,
+        Err(trouble) => return trouble.into_response(),
+    };
     if client.watch().has_changed().is_err() {
         return Trouble::Gone.into_response();
     }

@@ -233,6 +233,13 @@ impl CpuHotplug {
         self.change(cpu, Slot::withdraw_insert).unwrap_or(true)
     }
 
+    /// Empties a slot whatever the guest knows of it: it has said that it does not take the CPU.
+    pub fn discard(&self, cpu: u32) {
+        if cpu != BOOT_CPU {
+            self.change(cpu, Slot::discard);
+        }
+    }
+
     fn change<T>(&self, cpu: u32, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         lock(&self.state).change(cpu, change)
     }

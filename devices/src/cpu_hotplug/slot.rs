@@ -169,6 +169,10 @@ impl Slot {
         }
     }
 
+    pub(super) fn discard(&mut self) {
+        self.cpu = None;
+    }
+
     /// Takes back an insertion that the guest cannot know of. Whether the slot is empty.
     pub(super) fn withdraw_insert(&mut self) -> bool {
         if self.cpu.as_ref().is_some_and(|cpu| cpu.seen) {

@@ -32,6 +32,7 @@ pub struct Builder {
     memory: u32,
     serial: String,
     ignored: Option<String>,
+    api: bool,
     args: Vec<String>,
 }
 
@@ -54,6 +55,11 @@ pub(super) fn monitor_socket(folder: &Path) -> PathBuf {
     folder.join("monitor")
 }
 
+/// Where Hotvisor serves its API.
+pub(super) fn api_socket(folder: &Path) -> PathBuf {
+    folder.join("api")
+}
+
 impl Builder {
     fn new(vmm: Vmm, program: PathBuf) -> Self {
         Self {
@@ -67,6 +73,7 @@ impl Builder {
             memory: 512,
             serial: "tty".to_owned(),
             ignored: None,
+            api: false,
             args: Vec::new(),
         }
     }
@@ -121,6 +128,13 @@ impl Builder {
         self
     }
 
+    /// Hotvisor serves its API, for [`Vm::http`].
+    #[must_use]
+    pub fn api(mut self) -> Self {
+        self.api = true;
+        self
+    }
+
     /// One more argument for the VMM.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
@@ -145,7 +159,7 @@ impl Builder {
     pub fn start(&self) -> Result<Vm> {
         let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
         let mut command = match self.vmm {
-            Vmm::Hotvisor => self.hotvisor(),
+            Vmm::Hotvisor => self.hotvisor(folder.path()),
             Vmm::PeerQemu => self.qemu(folder.path()),
         };
         command
@@ -167,7 +181,7 @@ impl Builder {
         })
     }
 
-    fn hotvisor(&self) -> Command {
+    fn hotvisor(&self, folder: &Path) -> Command {
         let mut command = match &self.ignored {
             None => Command::new(&self.program),
             Some(signals) => {
@@ -188,6 +202,9 @@ impl Builder {
         ]);
         command.args(["--memory", &format!("size={}M", self.memory)]);
         command.args(["--serial", &self.serial, "--console", "off"]);
+        if self.api {
+            command.arg("--api-socket").arg(api_socket(folder));
+        }
         command.args(&self.args);
         command
     }

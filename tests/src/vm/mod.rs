@@ -6,6 +6,7 @@
 mod builder;
 mod console;
 mod evidence;
+mod http;
 mod memory;
 mod watch;
 
@@ -21,6 +22,7 @@ use nix::sys::signal::{Signal, kill};
 pub use builder::{Builder, Vmm};
 pub use console::{Console, Found};
 pub use evidence::Thread;
+pub use http::Answer;
 pub use memory::own_memory;
 
 use watch::Watched;
@@ -49,6 +51,15 @@ pub struct Vm {
     commands: AtomicU32,
     /// Holds the VMM's sockets.
     folder: tempfile::TempDir,
+}
+
+/// What a VMM has of the host that could leak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Threads.
+    pub threads: usize,
+    /// Open descriptors.
+    pub files: usize,
 }
 
 /// What a command in the guest gave.
@@ -280,6 +291,18 @@ impl Vm {
             bail!("the VMM has ended and has no threads");
         }
         Ok(threads)
+    }
+
+    /// What the VMM has of the host that could leak.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn footprint(&self) -> Result<Footprint> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count();
+        Ok(Footprint {
+            threads: self.threads()?.len(),
+            files,
+        })
     }
 
     /// The VMM's own memory in KiB: what it has of the host without the guest's RAM, whose size is

@@ -7,6 +7,7 @@ mod console;
 mod cpus;
 mod end;
 mod guest;
+mod hotplug;
 mod machine;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             machine::tests(),
             cpus::tests(),
             end::tests(),
+            hotplug::tests(),
         ]
         .concat(),
     })

@@ -2,7 +2,10 @@
 
 use super::layout;
 use crate::error::{Error, Result};
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{
+    KVM_MP_STATE_UNINITIALIZED, KVM_VCPUEVENT_VALID_NMI_PENDING, Msrs, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_segment, kvm_sregs,
+};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -34,6 +37,9 @@ const APIC_BASE_EXTD: u64 = 1 << 10;
 
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
+const MSR_PAT: u32 = 0x277;
+/// Its value after power-on (Intel SDM volume 3A, table 11-12).
+const PAT_POWER_ON: u64 = 0x0007_0406_0007_0406;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 /// MTRRs enabled, everything write-back.
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
@@ -178,6 +184,40 @@ fn segments(sregs: &mut kvm_sregs, entry: Entry) {
     sregs.gdt.limit = 5 * 8 - 1;
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
+}
+
+/// Gives a vCPU that the guest has had before, and let go, the state of one that was just plugged in: it waits
+/// for INIT, and what INIT leaves as it is has its power-on value. The TSC and its adjustment stay, as all CPUs
+/// of a machine agree on them.
+///
+/// # Errors
+/// [`Error::Host`] with KVM's answer.
+pub fn make_new(vcpu: &VcpuFd) -> Result<()> {
+    // What was pending when it was let go is nobody's any more.
+    let mut events = vcpu
+        .get_vcpu_events()
+        .map_err(|e| Error::kvm("get vCPU events", e))?;
+    events.exception.injected = 0;
+    events.exception.pending = 0;
+    events.interrupt.injected = 0;
+    events.nmi.injected = 0;
+    events.nmi.pending = 0;
+    events.nmi.masked = 0;
+    events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+    vcpu.set_vcpu_events(&events)
+        .map_err(|e| Error::kvm("set vCPU events", e))?;
+    let pat = Msrs::from_entries(&[kvm_msr_entry {
+        index: MSR_PAT,
+        data: PAT_POWER_ON,
+        ..kvm_msr_entry::default()
+    }]);
+    let pat = pat.map_err(|e| Error::bug("MSR list", format!("{e:?}")))?;
+    vcpu.set_msrs(&pat).map_err(|e| Error::kvm("set MSRs", e))?;
+    set_msrs(vcpu)?;
+    vcpu.set_mp_state(kvm_mp_state {
+        mp_state: KVM_MP_STATE_UNINITIALIZED,
+    })
+    .map_err(|e| Error::kvm("set the state of waiting for INIT", e))
 }
 
 /// The MSRs that firmware would set on every CPU.

@@ -1,6 +1,7 @@
 //! The control thread's loop: events in, one transition at a time, actions out.
 
 use super::console::{self, Console};
+use super::hotplug::Hotplug;
 use super::lifecycle::{self, Action, Phase, Policy};
 use super::queue::{Event, Posted, Queue};
 use super::signals::Signals;
@@ -8,6 +9,9 @@ use crate::boot::BootFiles;
 use crate::config::VmConfig;
 use crate::end::End;
 use crate::error::{Error, Result};
+use crate::hotplug::client::Client;
+use crate::hotplug::machinery::Message;
+use crate::hotplug::view::View;
 use crate::kvm::{self, probe};
 use crate::machine::{Machine, Posts};
 use crate::vcpu::{Exit, VcpuRef};
@@ -15,9 +19,11 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use hotvisor_devices::power::PowerRequest;
 use hotvisor_devices::serial::{Output, SerialSink};
 use kvm_ioctls::Kvm;
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tracing::{debug, error, info};
 
 const TOKEN_QUEUE: u32 = 0;
@@ -25,12 +31,37 @@ const TOKEN_SIGNALS: u32 = 1;
 /// How long a slow reader has for the end of the serial output.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Runs a machine from its making to its end, on the calling thread.
-#[must_use]
-pub fn run(config: &VmConfig, signals: Signals) -> End {
-    match Driver::new(config, signals) {
-        Ok(driver) => driver.run_to_end(),
-        Err(error) => End::Failed(error),
+/// The control thread to be, and a way to reach it.
+pub struct Control {
+    queue: Queue,
+    view: watch::Sender<Arc<View>>,
+}
+
+impl Control {
+    /// A control thread to be.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the host has no descriptor for it.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            queue: Queue::new()?,
+            view: watch::Sender::default(),
+        })
+    }
+
+    /// A client; its calls are answered while the control thread runs.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(Arc::new(self.queue.post(0)), self.view.subscribe())
+    }
+
+    /// Runs a machine from its making to its end, on the calling thread.
+    #[must_use]
+    pub fn run(self, config: &VmConfig, signals: Signals) -> End {
+        match Driver::new(config, signals, self) {
+            Ok(driver) => driver.run_to_end(),
+            Err(error) => End::Failed(error),
+        }
     }
 }
 
@@ -46,25 +77,27 @@ struct Driver<'a> {
     generation: u64,
     policy: Policy,
     phase: Phase,
+    hotplug: Hotplug,
     end: Option<End>,
 }
 
 impl<'a> Driver<'a> {
     /// Checks everything that can be checked, then makes what leaves traces.
-    fn new(config: &'a VmConfig, signals: Signals) -> Result<Self> {
+    fn new(config: &'a VmConfig, signals: Signals, control: Control) -> Result<Self> {
         config.validate()?;
         let files = BootFiles::open(config)?;
         let kvm = kvm::open()?;
         if files.needs_long_mode() {
             probe::require_long_mode(&kvm)?;
         }
-        let queue = Queue::new()?;
+        let Control { queue, view } = control;
         let output = Arc::new(Output::new(Arc::new(queue.post(0))));
         let policy = Policy {
-            vcpus: (0..config.cpus.boot).collect(),
+            vcpus: BTreeSet::new(),
             on_reset: config.on_reset,
             shutdown_timeout: config.shutdown_timeout,
         };
+        let hotplug = Hotplug::new(config, queue.post(0), view);
         let mut driver = Self {
             config,
             kvm,
@@ -77,6 +110,7 @@ impl<'a> Driver<'a> {
             generation: 0,
             policy,
             phase: Phase::started(),
+            hotplug,
             end: None,
         };
         driver.make_machine()?;
@@ -92,9 +126,17 @@ impl<'a> Driver<'a> {
             post: self.queue.post(self.generation),
             output: self.output.clone(),
         };
-        let generation = self.generation;
-        let machine = Machine::new(&self.kvm, self.config, &self.files, generation, posts)?;
+        let first = (self.generation, self.hotplug.wanted());
+        let machine = Machine::new(&self.kvm, self.config, &self.files, first, posts)?;
         self.machine = Some(machine);
+        self.hotplug.restarted(self.generation);
+        Ok(())
+    }
+
+    fn run_machine(&mut self) -> Result<()> {
+        let machine = self.machine.as_mut();
+        machine.map_or(Ok(()), Machine::run)?;
+        self.hotplug.resume(self.machine.as_mut());
         Ok(())
     }
 
@@ -105,6 +147,7 @@ impl<'a> Driver<'a> {
                 let id = manager.add_subscriber(self);
                 loop {
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
+                    driver.hotplug.publish(driver.machine.as_ref());
                     if let Some(end) = driver.end.take() {
                         driver.console.finish(&driver.output, LAST_WORDS);
                         return Ok(end);
@@ -115,14 +158,19 @@ impl<'a> Driver<'a> {
                         .map_err(|e| event_failed(&e))?;
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
                     driver.step(lifecycle::Event::Tick);
+                    if driver.phase.is_running() {
+                        driver.hotplug.tick(driver.machine.as_mut());
+                    }
                 }
             });
         ended.unwrap_or_else(End::Failed)
     }
 
-    /// Milliseconds until the phase's deadline, rounded up; -1 for none.
+    /// Milliseconds until the next deadline, rounded up; -1 for none.
     fn until_tick(&self) -> i32 {
-        let deadline = self.phase.deadline();
+        let hotplug = self.hotplug.next_tick();
+        let hotplug = hotplug.filter(|_| self.phase.is_running());
+        let deadline = self.phase.deadline().into_iter().chain(hotplug).min();
         deadline.map_or(-1, |at| {
             let left = at.saturating_duration_since(Instant::now());
             i32::try_from(left.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
@@ -131,6 +179,9 @@ impl<'a> Driver<'a> {
 
     /// One transition, and what it asks for.
     fn step(&mut self, event: lifecycle::Event) {
+        if let Some(machine) = &self.machine {
+            self.policy.vcpus = machine.with_threads().collect();
+        }
         let phase = mem::replace(&mut self.phase, Phase::Ended);
         let (phase, action) = phase.next(event, Instant::now(), &self.policy);
         self.phase = phase;
@@ -143,9 +194,8 @@ impl<'a> Driver<'a> {
             Action::StopVcpus => self.machine.iter().for_each(Machine::stop),
             Action::Restart => {
                 info!("the guest starts again");
-                match self.make_machine() {
+                match self.make_machine().and_then(|()| self.run_machine()) {
                     Ok(()) => {
-                        self.machine.iter().for_each(Machine::run);
                         // What the guest before had not read is for this one.
                         self.queue.post(self.generation).input_wanted();
                     }
@@ -159,6 +209,7 @@ impl<'a> Driver<'a> {
 
     fn finish(&mut self, end: End) {
         self.phase = Phase::Ended;
+        self.hotplug.ended();
         self.end = Some(end);
     }
 
@@ -166,6 +217,12 @@ impl<'a> Driver<'a> {
         let Posted { generation, event } = posted;
         match event {
             Event::OutputReady => self.console.pump_output(&self.output, ops),
+            Event::Call(call) => {
+                let machine = self.machine.as_mut().filter(|_| self.phase.is_running());
+                self.hotplug.call(call, machine);
+            }
+            // It carries what tells a stale one apart itself.
+            Event::Coordinator(message) => self.hotplug_message(message),
             // Everything else is about one machine; of an earlier one it is stale.
             event if generation != self.generation => debug!(?event, generation, "stale event"),
             Event::InputWanted => {
@@ -175,15 +232,33 @@ impl<'a> Driver<'a> {
             Event::Power(PowerRequest::Off) => self.step(lifecycle::Event::Off),
             Event::Power(PowerRequest::Reset) => self.step(lifecycle::Event::Reset),
             Event::VcpuEnded(vcpu, exit) => self.vcpu_ended(vcpu, exit),
+            Event::Hotplug(message) => self.hotplug_message(message),
+        }
+    }
+
+    fn hotplug_message(&mut self, message: Message) {
+        // What becomes of a machine that is to end, its end says.
+        if let (true, Some(machine)) = (self.phase.is_running(), &mut self.machine) {
+            self.hotplug.message(message, machine);
         }
     }
 
     fn vcpu_ended(&mut self, vcpu: VcpuRef, exit: Exit) {
         let end = match exit {
+            Exit::Ordered if self.phase.is_running() && self.thread_ended(vcpu.id) => return,
             Exit::Ordered => None,
             Exit::Fault(fault) => Some(End::Fault(vcpu, fault)),
         };
         self.step(lifecycle::Event::VcpuEnded(vcpu.id, end));
+    }
+}
+
+impl Driver<'_> {
+    /// Whether a thread that has ended was told to, while the machine goes on.
+    fn thread_ended(&mut self, id: u32) -> bool {
+        self.machine
+            .as_mut()
+            .is_some_and(|machine| machine.thread_ended(id))
     }
 }
 
@@ -202,7 +277,9 @@ impl MutEventSubscriber for Driver<'_> {
         }
         let port = self.machine.as_ref().and_then(Machine::serial);
         self.console.start(port, ops);
-        self.machine.iter().for_each(Machine::run);
+        if let Err(error) = self.run_machine() {
+            return self.finish(End::Failed(error));
+        }
         let cpus = self.config.cpus;
         info!("the guest runs on {} of {} vCPUs", cpus.boot, cpus.max);
     }

@@ -93,6 +93,11 @@ impl Phase {
         Self::Running { power_off_by: None }
     }
 
+    /// Whether its vCPUs run.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+
     /// When [`Event::Tick`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {

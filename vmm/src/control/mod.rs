@@ -4,10 +4,11 @@
 
 mod console;
 mod driver;
+mod hotplug;
 mod lifecycle;
 mod queue;
 mod signals;
 mod terminal;
 
-pub use driver::run;
+pub use driver::Control;
 pub use signals::Signals;

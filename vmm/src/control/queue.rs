@@ -1,7 +1,10 @@
 //! The control thread's queue: anybody posts, one reads.
 
 use crate::error::{Error, Result};
+use crate::hotplug::client::{Call, Calls};
+use crate::hotplug::machinery::Message;
 use crate::vcpu::{Exit, Reports, VcpuRef};
+use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice};
 use hotvisor_devices::power::{PowerRequest, PowerSink};
 use hotvisor_devices::serial::SerialSink;
 use std::sync::Arc;
@@ -23,6 +26,12 @@ pub(super) enum Event {
     OutputReady,
     /// The guest has read all of its input.
     InputWanted,
+    /// Something happened to a vCPU of this machine.
+    Hotplug(Message),
+    /// A gate or a notifier has something to say.
+    Coordinator(Message),
+    /// A client calls.
+    Call(Call),
 }
 
 /// An event, and the machine from which it comes.
@@ -98,6 +107,11 @@ impl Queue {
 }
 
 impl Post {
+    /// Posts what a gate or a notifier has to say.
+    pub(super) fn coordinator(&self, message: Message) {
+        self.event(Event::Coordinator(message));
+    }
+
     fn event(&self, event: Event) {
         // Nobody reads any more only when the process ends.
         let _ = self.sender.send(Posted {
@@ -115,7 +129,39 @@ impl PowerSink for Post {
     }
 }
 
+impl Calls for Post {
+    fn call(&self, call: Call) {
+        self.event(Event::Call(call));
+    }
+}
+
+impl HotplugSink for Post {
+    fn notice(&self, notice: Notice) {
+        self.event(Event::Hotplug(Message::Notice(notice)));
+    }
+}
+
 impl Reports for Post {
+    fn ready(&self, vcpu: VcpuRef, run: u64) {
+        self.event(Event::Hotplug(Message::Ready(vcpu.id, run)));
+    }
+
+    fn not_ready(&self, vcpu: VcpuRef, run: u64, why: Error) {
+        self.event(Event::Hotplug(Message::NotReady(
+            vcpu.id,
+            run,
+            why.to_string(),
+        )));
+    }
+
+    fn started(&self, vcpu: VcpuRef, run: u64) {
+        self.event(Event::Hotplug(Message::Started(vcpu.id, run)));
+    }
+
+    fn parked(&self, vcpu: VcpuRef, run: u64) {
+        self.event(Event::Hotplug(Message::Parked(vcpu.id, run)));
+    }
+
     fn ended(&self, vcpu: VcpuRef, exit: Exit) {
         self.event(Event::VcpuEnded(vcpu, exit));
     }

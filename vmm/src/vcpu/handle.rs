@@ -4,7 +4,6 @@ use super::{Reports, VcpuRef, kick, run};
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use kvm_ioctls::VcpuFd;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use vm_device::device_manager::IoManager;
 
 /// A vCPU's stack: our own frames, and a signal's.
 const STACK: usize = 256 << 10;
-/// How long a thread may take until it is set up, and until it has ended.
+/// How long a thread may take to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a thread that is to end is kicked again.
 const REKICK: Duration = Duration::from_millis(50);
@@ -21,8 +20,11 @@ const REKICK: Duration = Duration::from_millis(50);
 /// What a thread is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    Park,
-    Run,
+    /// To be parked, after this run.
+    Park(u64),
+    /// To run the vCPU, for the n-th time.
+    Run(u64),
+    /// To end.
     End,
 }
 
@@ -41,7 +43,7 @@ pub(super) struct Orders {
 impl Orders {
     fn new() -> Self {
         let standing = Standing {
-            order: Order::Park,
+            order: Order::Park(0),
             ended: false,
         };
         Self {
@@ -104,8 +106,11 @@ impl Orders {
 pub struct Spec {
     /// Which one it is.
     pub vcpu: VcpuRef,
-    /// Its descriptor, in the state in which it is to start.
+    /// Its descriptor.
     pub fd: VcpuFd,
+    /// Whether the vCPU is in the state in which it is to start; otherwise it is put into that of a new one
+    /// first, as it is before each later run.
+    pub fresh: bool,
     /// The VM, kept alive as long as the thread.
     pub vm: Arc<Vm>,
     /// The devices.
@@ -118,47 +123,59 @@ pub struct Spec {
 pub struct Handle {
     vcpu: VcpuRef,
     orders: Arc<Orders>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<VcpuFd>>>,
+    running: bool,
 }
 
 impl Handle {
-    /// Starts the thread, parked. Returns when it has set itself up.
+    /// Starts the thread, parked.
     ///
     /// # Errors
-    /// [`Error::Host`] where the host has no room for it, or where it does not come up in time.
+    /// [`Error::Host`] where the host has no room for it.
     pub fn spawn(spec: Spec) -> Result<Self> {
         let vcpu = spec.vcpu;
-        let asked = format!("thread of {vcpu}");
         kick::install()?;
         let orders = Arc::new(Orders::new());
-        let (ready, is_ready) = sync_channel(1);
         let own_orders = orders.clone();
         let thread = thread::Builder::new()
             .name(vcpu.to_string())
             .stack_size(STACK)
-            .spawn(move || run::main(spec, &own_orders, &ready))
-            .map_err(|e| Error::host(&asked, e, "raise the limit of threads (`ulimit -u`)"))?;
-        let handle = Self {
+            .spawn(move || run::main(spec, &own_orders))
+            .map_err(|e| {
+                let asked = format!("thread of {vcpu}");
+                Error::host(asked, e, "raise the limit of threads (`ulimit -u`)")
+            })?;
+        Ok(Self {
             vcpu,
             orders,
             thread: Some(thread),
-        };
-        match is_ready.recv_timeout(PATIENCE) {
-            Ok(()) => Ok(handle),
-            Err(RecvTimeoutError::Timeout) => Err(Error::host(
-                asked,
-                format!("not ready after {} s", PATIENCE.as_secs()),
-                "see whether the host is overloaded",
-            )),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Error::host(asked, "it ended in its set-up", "see the log"))
-            }
-        }
+            running: false,
+        })
     }
 
-    /// Lets it run.
-    pub fn run(&self) {
-        self.orders.give(Order::Run);
+    /// Lets it run for the n-th time, n being `run`; it reports [`Reports::ready`].
+    pub fn run(&mut self, run: u64) {
+        self.running = true;
+        self.orders.give(Order::Run(run));
+    }
+
+    /// Has it leave the guest, after this run; it reports [`Reports::parked`]. Asked again, it is kicked again.
+    pub fn park(&mut self, run: u64) {
+        self.running = false;
+        self.orders.give(Order::Park(run));
+        self.kick();
+    }
+
+    /// The thread's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.vcpu.to_string()
+    }
+
+    /// Whether it was last told to run.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.running
     }
 
     /// Has it end; it reports [`Reports::ended`].
@@ -167,21 +184,21 @@ impl Handle {
         self.kick();
     }
 
-    /// Ends the thread and joins it, or gives up on it at `deadline`.
-    pub fn finish(&mut self, deadline: Instant) {
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
+    /// Ends the thread and joins it, or gives up on it at `deadline`. Returns the vCPU's descriptor, which a
+    /// panic loses.
+    pub fn finish(&mut self, deadline: Instant) -> Option<VcpuFd> {
+        let thread = self.thread.take()?;
         self.orders.give(Order::End);
         kick::kick(&thread);
         while !self.orders.wait_ended(REKICK) {
             if Instant::now() >= deadline {
-                return error!("{} does not end: given up on", self.vcpu);
+                error!("{} does not end: given up on", self.vcpu);
+                return None;
             }
             kick::kick(&thread);
         }
         // It has ended but for returning; a panic of its was reported already.
-        let _ = thread.join();
+        thread.join().unwrap_or_default()
     }
 
     fn kick(&self) {

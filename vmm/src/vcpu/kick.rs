@@ -29,8 +29,8 @@ thread_local! {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let run = RUN.get();
     if !run.is_null() {
-        // SAFETY: `run` is this thread's own page: `arm` put it there, and `Armed`, which owns what keeps it
-        // mapped, takes it away first.
+        // SAFETY: `run` is this thread's own page: `arm` put it there, and `Known`, which goes before what
+        // keeps it mapped can go, takes it away.
         let immediate_exit = unsafe { addr_of_mut!((*run).immediate_exit) };
         // SAFETY: a byte inside that page. The kernel reads it; a one-byte volatile write cannot tear.
         unsafe { immediate_exit.write_volatile(1) };
@@ -56,7 +56,13 @@ pub fn install() -> Result<()> {
 /// It owns the descriptor, so that the page that the signal handler writes to stays mapped as long as the
 /// handler knows of it; and it stays on its thread.
 pub struct Armed {
+    // Dropped first: then the handler no longer knows of the page.
+    known: Known,
     vcpu: VcpuFd,
+}
+
+/// The handler knows of a page of the calling thread's.
+struct Known {
     _on_this_thread: PhantomData<*mut ()>,
 }
 
@@ -64,10 +70,10 @@ pub struct Armed {
 #[must_use]
 pub fn arm(mut vcpu: VcpuFd) -> Armed {
     RUN.set(vcpu.get_kvm_run());
-    Armed {
-        vcpu,
+    let known = Known {
         _on_this_thread: PhantomData,
-    }
+    };
+    Armed { known, vcpu }
 }
 
 impl Armed {
@@ -77,6 +83,14 @@ impl Armed {
         self.vcpu.set_kvm_immediate_exit(0);
         // The handler runs on this thread, so it is the compiler alone that could move the store.
         compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Gives the vCPU back; kicks of this thread do nothing from now on.
+    #[must_use]
+    pub fn disarm(self) -> VcpuFd {
+        let Self { known, vcpu } = self;
+        drop(known);
+        vcpu
     }
 }
 
@@ -94,7 +108,7 @@ impl DerefMut for Armed {
     }
 }
 
-impl Drop for Armed {
+impl Drop for Known {
     fn drop(&mut self) {
         RUN.set(null_mut());
     }

@@ -14,6 +14,7 @@ pub(crate) use handle::PATIENCE;
 pub use handle::{Handle, Spec};
 pub use registers::Registers;
 
+use crate::error::Error;
 use std::fmt;
 
 /// A vCPU of one machine: late messages about a vCPU of an earlier one can be told apart.
@@ -73,7 +74,21 @@ pub enum Exit {
 }
 
 /// Takes what the threads report. Called on the vCPU's thread: it posts and returns.
+///
+/// A *run* is what a thread does between two parkings; its number comes with the order to run.
 pub trait Reports: Send + Sync {
+    /// The thread is about to enter the guest.
+    fn ready(&self, vcpu: VcpuRef, run: u64);
+
+    /// The vCPU could not be given the state of a new one; the thread stays parked.
+    fn not_ready(&self, vcpu: VcpuRef, run: u64, why: Error);
+
+    /// The guest has started the vCPU: INIT and SIPI came. Never said of the boot CPU.
+    fn started(&self, vcpu: VcpuRef, run: u64);
+
+    /// The thread has left the guest for good; its vCPU is as it was left.
+    fn parked(&self, vcpu: VcpuRef, run: u64);
+
     /// The thread has ended: it touches nothing any more, and joining it returns at once.
     fn ended(&self, vcpu: VcpuRef, exit: Exit);
 }

@@ -2,11 +2,12 @@
 
 use super::handle::{Order, Orders, Spec};
 use super::kick::{self, Armed};
-use super::{Exit, Fault, Registers, exits};
-use kvm_bindings::KVM_MP_STATE_UNINITIALIZED;
+use super::{Exit, Fault, Registers, Reports, VcpuRef, exits};
+use crate::arch::regs;
+use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
+use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use vm_device::device_manager::IoManager;
 
@@ -14,72 +15,102 @@ use vm_device::device_manager::IoManager;
 /// paravirtual kick makes that return at once, again and again.
 const BACK_OFF: Duration = Duration::from_millis(10);
 
+/// How long after INIT SIPI is first looked for; doubled each time.
+const SIPI_PAUSE: Duration = Duration::from_micros(50);
+
 /// A vCPU on its thread.
 struct Vcpu {
+    me: VcpuRef,
     fd: Armed,
+    fresh: bool,
     bus: Arc<IoManager>,
     orders: Arc<Orders>,
+    reports: Arc<dyn Reports>,
 }
 
 enum State {
-    Parked,
-    Running,
+    /// Parked after this run.
+    Parked(u64),
+    Running(u64),
+    /// Parked, because this run could not begin.
+    Failed(u64),
     Ended(Exit),
 }
 
 impl From<Order> for State {
     fn from(order: Order) -> Self {
         match order {
-            Order::Park => Self::Parked,
-            Order::Run => Self::Running,
+            Order::Park(run) => Self::Parked(run),
+            Order::Run(run) => Self::Running(run),
             Order::End => Self::Ended(Exit::Ordered),
         }
     }
 }
 
-/// The thread.
-pub(super) fn main(spec: Spec, orders: &Arc<Orders>, ready: &SyncSender<()>) {
+/// The thread. It gives the descriptor back.
+pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
     let Spec {
         vcpu,
         fd,
+        fresh,
         vm,
         bus,
         reports,
     } = spec;
-    let exit = catch_unwind(AssertUnwindSafe(|| {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
         // Dropped last: the VM and its memory outlive the descriptor.
         let _vm = vm;
         let mut vcpu = Vcpu {
+            me: vcpu,
             fd: kick::arm(fd),
+            fresh,
             bus,
             orders: orders.clone(),
+            reports: reports.clone(),
         };
-        // A spawner that has given up drops its handle, and with it orders the end.
-        let _ = ready.send(());
-        vcpu.follow_orders()
+        let exit = vcpu.follow_orders();
+        (exit, Some(vcpu.fd.disarm()))
     }));
-    let exit = exit.unwrap_or_else(|panic| Exit::Fault(Fault::Panic(message(&*panic))));
+    let (exit, fd) = ended.unwrap_or_else(|panic| {
+        let fault = Fault::Panic(message(&*panic));
+        (Exit::Fault(fault), None)
+    });
     orders.set_ended();
     reports.ended(vcpu, exit);
+    fd
 }
 
 impl Vcpu {
     fn follow_orders(&mut self) -> Exit {
-        let mut state = State::Parked;
+        let mut state = State::from(Order::Park(0));
         loop {
             state = match state {
-                State::Parked => self.parked(),
-                State::Running => self.running(),
+                State::Parked(run) => self.parked(run),
+                State::Running(run) => self.running(run),
+                State::Failed(run) => self.orders.wait_while(Order::Run(run), None).into(),
                 State::Ended(exit) => return exit,
             };
         }
     }
 
-    fn parked(&self) -> State {
-        self.orders.wait_while(Order::Park, None).into()
+    fn parked(&self, run: u64) -> State {
+        // It is born parked, after no run.
+        if run != 0 {
+            self.reports.parked(self.me, run);
+        }
+        self.orders.wait_while(Order::Park(run), None).into()
     }
 
-    fn running(&mut self) -> State {
+    fn running(&mut self, run: u64) -> State {
+        if !self.fresh
+            && let Err(why) = regs::make_new(&self.fd)
+        {
+            self.reports.not_ready(self.me, run, why);
+            return State::Failed(run);
+        }
+        self.fresh = false;
+        let mut started = false;
+        self.reports.ready(self.me, run);
         loop {
             match exits::serve(&mut self.fd, &self.bus) {
                 Ok(Ok(())) => {}
@@ -87,12 +118,17 @@ impl Vcpu {
                 Err(libc::EINTR) => {
                     self.fd.acknowledge();
                     match self.orders.current() {
-                        Order::Run => {}
+                        Order::Run(same) if same == run => {}
                         order => return order.into(),
                     }
                 }
                 // INIT and SIPI came, or something woke a CPU that waits for them.
-                Err(libc::EAGAIN) => self.back_off_if_uninitialized(),
+                Err(libc::EAGAIN) => {
+                    if self.is_started(run) && !started {
+                        started = true;
+                        self.reports.started(self.me, run);
+                    }
+                }
                 Err(errno) => {
                     let registers = Registers::read(&self.fd);
                     return State::Ended(Exit::Fault(Fault::Run { errno, registers }));
@@ -101,10 +137,24 @@ impl Vcpu {
         }
     }
 
-    fn back_off_if_uninitialized(&self) {
-        let state = self.fd.get_mp_state().map(|state| state.mp_state);
-        if state == Ok(KVM_MP_STATE_UNINITIALIZED) {
-            self.orders.wait_while(Order::Run, Some(BACK_OFF));
+    /// Whether both INIT and SIPI have come, or another order first.
+    ///
+    /// `KVM_RUN` comes back once after INIT, and not again after SIPI. So that the start can be told from an
+    /// INIT alone, the vCPU stays out of it until SIPI is there, which guests send within microseconds; KVM
+    /// keeps it, and asking for the state takes it up.
+    fn is_started(&self, run: u64) -> bool {
+        let mut pause = SIPI_PAUSE;
+        loop {
+            let limit = match self.fd.get_mp_state().map(|state| state.mp_state) {
+                Ok(KVM_MP_STATE_UNINITIALIZED) => BACK_OFF,
+                Ok(KVM_MP_STATE_INIT_RECEIVED) => pause,
+                _ => return true,
+            };
+            let order = self.orders.wait_while(Order::Run(run), Some(limit));
+            if limit == BACK_OFF || order != Order::Run(run) {
+                return false;
+            }
+            pause = (pause * 2).min(BACK_OFF / 2);
         }
     }
 }

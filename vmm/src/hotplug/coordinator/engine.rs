@@ -1,0 +1,184 @@
+//! Transitions: one after the other, each with what it asks for.
+
+use super::{Coordinator, REKICK, REMIND, outcome};
+use crate::hotplug::machinery::{Machinery, Message};
+use crate::hotplug::notifier::Done;
+use crate::hotplug::phase::{Action, Event, Phase};
+use crate::hotplug::view::{Code, Outcome, Target};
+use hotvisor_devices::cpu_hotplug;
+use std::collections::VecDeque;
+use std::time::Instant;
+use tracing::debug;
+
+impl Coordinator {
+    /// Does the next thing that brings a vCPU to its target.
+    pub(super) fn pursue(&mut self, id: u32, machine: &mut dyn Machinery) {
+        let slot = &self.slots[id as usize];
+        let under_way = slot.attempt.as_ref().map(|attempt| attempt.target);
+        match under_way {
+            None if slot.is_settled() => {
+                let detail = format!("it was {} already", slot.phase.name());
+                self.settled(id, &outcome(Code::Succeeded, detail));
+            }
+            None if self.can_begin(id) => self.begin(id, machine),
+            // It comes to rest first.
+            None => {}
+            Some(target) if target == slot.target => {}
+            Some(Target::Online) => {
+                // An unplug takes over wherever the plug is.
+                self.slots[id as usize].attempt = None;
+                self.begin(id, machine);
+            }
+            Some(Target::Offline) => {
+                let retracted = self.retract(id, machine);
+                self.apply(id, Event::Recall { retracted }, machine);
+            }
+        }
+    }
+
+    fn begin(&mut self, id: u32, machine: &mut dyn Machinery) {
+        let target = self.slots[id as usize].target;
+        let first = self
+            .operations
+            .open_for(id)
+            .find(|(_, to, _)| *to == target);
+        let Some((operation, ..)) = first else { return };
+        self.slots[id as usize].begin(operation, Instant::now());
+        let event = match target {
+            Target::Online => Event::Plug,
+            Target::Offline => Event::Unplug {
+                retracted: self.retract(id, machine),
+            },
+        };
+        self.apply(id, event, machine);
+    }
+
+    /// Takes the last request to the guest back, if there is one that it has not noticed.
+    pub(super) fn retract(&self, id: u32, machine: &mut dyn Machinery) -> bool {
+        use cpu_hotplug::Request::{Eject, Insert};
+        match self.slots[id as usize].phase.retractable() {
+            Some(Insert) => machine.withdraw_insert(id),
+            Some(Eject) => machine.withdraw_eject(id),
+            None => false,
+        }
+    }
+
+    /// One transition of one vCPU, and those that follow from it at once.
+    pub(super) fn apply(&mut self, id: u32, event: Event, machine: &mut dyn Machinery) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = Instant::now();
+            let before = self.slots[id as usize].phase;
+            let change = before.next(event.clone(), &self.names);
+            debug!(id, ?event, ?before, after = ?change.phase, "{}", change.reason);
+            self.slots[id as usize].enter(change.phase, now);
+            for action in change.actions {
+                events.extend(self.act(id, action, machine));
+            }
+            self.set_again(id, before, now);
+            if let Some(outcome) = change.outcome {
+                self.attempt_ended(id, outcome);
+            }
+            self.changed = true;
+        }
+        let slot = &self.slots[id as usize];
+        if slot.attempt.is_none() {
+            if slot.is_settled() {
+                self.settled(id, &outcome(Code::Succeeded, "it is as it shall be"));
+            } else if self.can_begin(id) {
+                self.begin(id, machine);
+            }
+        }
+    }
+
+    /// Whether a vCPU is at rest, and an open operation wants it elsewhere.
+    fn can_begin(&self, id: u32) -> bool {
+        let slot = &self.slots[id as usize];
+        let rest = matches!(
+            slot.phase,
+            Phase::Absent
+                | Phase::Dormant
+                | Phase::Announced { .. }
+                | Phase::Plugged
+                | Phase::Online
+        );
+        rest && self
+            .operations
+            .open_for(id)
+            .any(|(_, to, _)| to == slot.target)
+    }
+
+    fn set_again(&mut self, id: u32, before: Phase, now: Instant) {
+        let slot = &mut self.slots[id as usize];
+        if slot.phase.name() == before.name() {
+            return;
+        }
+        let pause = match slot.phase {
+            Phase::Announced { .. } => Some(REMIND),
+            Phase::Stopping { .. } => Some(REKICK),
+            Phase::Dormant => self.limits.dormant,
+            _ => None,
+        };
+        slot.again = pause.map(|pause| (now + pause, pause));
+    }
+
+    /// Carries out one action; returns what is known of its effect at once.
+    fn act(&mut self, id: u32, action: Action, machine: &mut dyn Machinery) -> Option<Event> {
+        let vcpu = self.vcpu(id);
+        let gate = &self.gates[id as usize];
+        let slot = &mut self.slots[id as usize];
+        match action {
+            Action::Start => {
+                slot.run += 1;
+                let started = machine.start(id, slot.run);
+                return started
+                    .err()
+                    .map(|error| Event::StartFailed(error.to_string()));
+            }
+            Action::OpenGate => gate.open(),
+            Action::Insert => slot.plug = machine.insert(id),
+            Action::DrainGate => {
+                gate.drain();
+                return Some(Event::Drained);
+            }
+            Action::Prepare(n) => {
+                let (post, run) = (self.post.clone(), slot.run);
+                let done = Done::new(move |answer| post(Message::Notifier(id, run, n, answer)));
+                self.notifiers[n].prepare(vcpu, done);
+            }
+            Action::Undo(n) => self.notifiers[n].undo(vcpu),
+            Action::AskEject => machine.request_eject(id),
+            Action::RevokeEject => machine.revoke_eject(id),
+            Action::Discard => machine.discard(id),
+            Action::CloseGate => return gate.close().then_some(Event::GateEmpty),
+            Action::Park => machine.park(id),
+            Action::SetOffline => gate.set_offline(),
+            Action::AfterDeath => {
+                for notifier in &mut self.notifiers {
+                    notifier.after_death(vcpu);
+                }
+            }
+        }
+        None
+    }
+
+    /// The attempt is over. One that failed leaves the target where the vCPU is.
+    pub(super) fn attempt_ended(&mut self, id: u32, outcome: Outcome) {
+        let slot = &mut self.slots[id as usize];
+        let Some((target, outcome)) = slot.end_attempt(outcome) else {
+            return;
+        };
+        if outcome.code != Code::Succeeded && slot.target == target {
+            slot.target = slot.whereabouts();
+        }
+        let phase = slot.phase.name();
+        self.operations.conclude_all(id, target, phase, &outcome);
+    }
+
+    fn settled(&mut self, id: u32, outcome: &Outcome) {
+        let slot = &self.slots[id as usize];
+        let phase = slot.phase.name();
+        self.operations
+            .conclude_all(id, slot.target, phase, outcome);
+    }
+}

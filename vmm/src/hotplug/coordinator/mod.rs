@@ -1,0 +1,355 @@
+//! The coordinator: carries out what is wanted of the vCPUs, one transition at a time.
+//!
+//! It belongs to the control thread, which is the only one to change a phase. Each vCPU has a *target*; the
+//! latest request wins. What is under way and contradicts it is taken back where the guest has not read it
+//! yet, and otherwise brought to its end first.
+
+mod engine;
+mod request;
+mod time;
+
+use super::gate::Gate;
+use super::machinery::{Machinery, Message};
+use super::notifier::Notifier;
+use super::operation::Operations;
+use super::phase::{Action, Event, Phase};
+use super::slot::Slot;
+use super::step;
+use super::view::{Code, OperationKind, Outcome, Target, VcpuView, View};
+use crate::vcpu::VcpuRef;
+use hotvisor_devices::cpu_hotplug::{Notice, What};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{debug, info};
+
+/// The pause before the guest is told of a new vCPU again, doubled each time up to the longest. Nothing gets
+/// lost on our side, but a kernel that is replaced by another one while it boots (kexec) forgets.
+const REMIND: Duration = Duration::from_secs(1);
+const REMIND_MAX: Duration = Duration::from_secs(16);
+/// The pause before a thread that is to leave the guest is kicked again.
+const REKICK: Duration = Duration::from_millis(50);
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// An operation whose request names no other time.
+    pub operation: Duration,
+    /// How long a dormant thread is kept; `None` for ever.
+    pub dormant: Option<Duration>,
+}
+
+/// Posts a message to the control thread, from any thread.
+pub type PostMessage = Arc<dyn Fn(Message) + Send + Sync>;
+
+/// See the module.
+pub struct Coordinator {
+    pub(super) slots: Vec<Slot>,
+    operations: Operations,
+    notifiers: Vec<Box<dyn Notifier>>,
+    names: Vec<&'static str>,
+    gates: Vec<Gate>,
+    desired: u32,
+    limits: Limits,
+    post: PostMessage,
+    machine: u64,
+    changed: bool,
+}
+
+impl Coordinator {
+    /// A coordinator of `max` vCPUs, for the machine that comes next with [`Coordinator::restarted`].
+    /// Whoever starts a machine puts the vCPUs of [`Coordinator::wanted`] into it.
+    #[must_use]
+    pub fn new(boot: u32, max: u32, limits: Limits, post: PostMessage) -> Self {
+        let now = Instant::now();
+        let slot = |id| {
+            Slot::new(
+                if id < boot {
+                    Phase::Plugged
+                } else {
+                    Phase::Absent
+                },
+                now,
+            )
+        };
+        let gate = |id| {
+            let post = post.clone();
+            Gate::new(move || post(Message::GateEmpty(id)))
+        };
+        Self {
+            slots: (0..max).map(slot).collect(),
+            operations: Operations::default(),
+            notifiers: Vec::new(),
+            names: Vec::new(),
+            gates: (0..max).map(gate).collect(),
+            desired: boot,
+            limits,
+            post: post.clone(),
+            machine: 0,
+            changed: true,
+        }
+    }
+
+    /// Registers a notifier, behind the others.
+    pub fn register(&mut self, notifier: Box<dyn Notifier>) {
+        self.names.push(notifier.name());
+        self.notifiers.push(notifier);
+    }
+
+    /// The gates, by vCPU.
+    #[must_use]
+    pub fn gates(&self) -> &[Gate] {
+        &self.gates
+    }
+
+    /// The vCPUs that a machine is to start with, each with the number of its run.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeMap<u32, u64> {
+        let wanted = (0u32..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.target == Target::Online);
+        wanted.map(|(id, slot)| (id, slot.run + 1)).collect()
+    }
+
+    /// A new machine, with the vCPUs that [`Coordinator::wanted`] named. What was being plugged goes on in
+    /// it; what was being unplugged is not in it, and done.
+    pub fn restarted(&mut self, machine: u64) {
+        let now = Instant::now();
+        for id in self.ids() {
+            self.tell_notifiers_of_restart(id);
+            let slot = &mut self.slots[id as usize];
+            let gate = &self.gates[id as usize];
+            slot.plug = 0;
+            slot.again = None;
+            if slot.target == Target::Online {
+                slot.run += 1;
+                slot.enter(
+                    if id == 0 {
+                        Phase::Online
+                    } else {
+                        Phase::Plugged
+                    },
+                    now,
+                );
+                slot.attempt
+                    .take_if(|attempt| attempt.target == Target::Offline);
+                gate.open();
+            } else {
+                slot.enter(Phase::Absent, now);
+                gate.set_offline();
+                self.attempt_ended(
+                    id,
+                    outcome(Code::Succeeded, "the guest starts again without it"),
+                );
+            }
+        }
+        self.machine = machine;
+        self.changed = true;
+    }
+
+    /// A vCPU that was on its way out when the machine ended stays after all, or is gone now.
+    fn tell_notifiers_of_restart(&mut self, id: u32) {
+        let vcpu = self.vcpu(id);
+        let slot = &self.slots[id as usize];
+        let undone = match slot.phase {
+            Phase::Absent | Phase::Dormant | Phase::Starting => return,
+            Phase::Notifying { at, .. } if slot.target == Target::Online => {
+                step::walk_back(at, self.names.len())
+            }
+            _ if slot.target == Target::Online => return,
+            _ => Vec::new(),
+        };
+        for action in undone {
+            if let Action::Undo(n) = action {
+                self.notifiers[n].undo(vcpu);
+            }
+        }
+        if slot.target == Target::Offline {
+            for notifier in &mut self.notifiers {
+                notifier.after_death(vcpu);
+            }
+        }
+    }
+
+    fn ids(&self) -> std::ops::Range<u32> {
+        0..self.slots.len().try_into().unwrap_or(u32::MAX)
+    }
+
+    fn vcpu(&self, id: u32) -> VcpuRef {
+        VcpuRef {
+            id,
+            generation: self.machine,
+        }
+    }
+
+    /// The machine has come to its end: nothing that runs will ever be done.
+    pub fn ended(&mut self) {
+        let outcome = outcome(Code::Failed, "the machine has ended");
+        for id in self.ids() {
+            let phase = self.slots[id as usize].phase.name();
+            for target in [Target::Online, Target::Offline] {
+                self.operations.conclude_all(id, target, phase, &outcome);
+            }
+        }
+        self.changed = true;
+    }
+
+    /// What a thread or the guest did.
+    pub fn message(&mut self, message: Message, machine: &mut dyn Machinery) {
+        let (id, run, event) = match message {
+            Message::Notice(notice) => {
+                self.notice(notice, machine);
+                return machine.ring();
+            }
+            Message::Ready(id, run) => (id, run, Event::Ready),
+            Message::NotReady(id, run, why) => (id, run, Event::StartFailed(why)),
+            Message::Started(id, run) => (id, run, Event::Started),
+            Message::Parked(id, run) => (id, run, Event::Parked),
+            Message::Notifier(id, run, n, answer) => match answer {
+                super::notifier::Answer::Ready => (id, run, Event::NotifierReady(n)),
+                super::notifier::Answer::Refused(why) => (id, run, Event::NotifierRefused(n, why)),
+            },
+            Message::GateEmpty(id) => {
+                // It may have been opened and closed again since.
+                let Some(gate) = self.gates.get(id as usize) else {
+                    return;
+                };
+                if !gate.users().is_empty() {
+                    return;
+                }
+                (id, self.slots[id as usize].run, Event::GateEmpty)
+            }
+        };
+        if self
+            .slots
+            .get(id as usize)
+            .is_none_or(|slot| slot.run != run)
+        {
+            return debug!(id, run, ?event, "stale");
+        }
+        self.apply(id, event, machine);
+        machine.ring();
+    }
+
+    fn notice(&mut self, notice: Notice, machine: &mut dyn Machinery) {
+        let Notice {
+            cpu: id,
+            plug,
+            what,
+        } = notice;
+        let Some(slot) = self.slots.get_mut(id as usize) else {
+            return;
+        };
+        if slot.plug != plug {
+            return debug!(?notice, "stale");
+        }
+        let event = match what {
+            What::Read(request) => Event::RequestRead(request),
+            What::Status { source, status } => {
+                if let Some(attempt) = &mut slot.attempt {
+                    attempt.ost = Some((source, status));
+                }
+                debug!(vcpu = id, source, status, "the guest's _OST");
+                Event::Status { source, status }
+            }
+            What::Ejected { requested } => {
+                self.ejected_unasked(id, requested);
+                Event::Ejected
+            }
+            // The controller has said so already, as often as is good.
+            What::EjectIgnored(why) => return debug!(vcpu = id, "ejection ignored: {why}"),
+        };
+        self.apply(id, event, machine);
+    }
+
+    /// An ejection that nobody waits for is an operation of its own.
+    fn ejected_unasked(&mut self, id: u32, requested: bool) {
+        let slot = &mut self.slots[id as usize];
+        let waited_for = slot
+            .attempt
+            .as_ref()
+            .is_some_and(|a| a.target == Target::Offline);
+        if waited_for {
+            return;
+        }
+        if requested {
+            info!(
+                vcpu = id,
+                "ejected after all, when nobody waited for it any longer"
+            );
+        } else {
+            info!(vcpu = id, "ejected by the guest on its own account");
+        }
+        let now = Instant::now();
+        let deadline = now + self.limits.operation;
+        let operation = self.operations.begin(OperationKind::GuestEject, deadline);
+        slot.target = Target::Offline;
+        slot.last_operation = Some(operation);
+        let from = slot.phase.name();
+        self.operations.add(operation, id, from, Target::Offline);
+        let gone = outcome(Code::Refused, "the guest has ejected it instead");
+        self.operations
+            .conclude_all(id, Target::Online, from, &gone);
+        slot.begin(operation, now);
+    }
+
+    fn count(&self, which: impl Fn(&Slot) -> bool) -> u32 {
+        let count = self.slots.iter().filter(|slot| which(slot)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// The view, if it has changed since the last time.
+    pub fn take_view(&mut self, machine: &dyn Machinery) -> Option<View> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let vcpu = |(id, slot): (u32, &Slot)| {
+            Arc::new(VcpuView {
+                id,
+                phase: slot.phase.name(),
+                target: slot.target,
+                generation: slot.run,
+                thread: machine.thread(id),
+                last_operation: slot.last_operation,
+                last_plug: slot.last_plug.clone(),
+                last_unplug: slot.last_unplug.clone(),
+            })
+        };
+        let phases: Vec<_> = self.slots.iter().map(|slot| slot.phase.name()).collect();
+        Some(View {
+            desired: self.desired,
+            plugged: self.count(|slot| slot.phase.is_plugged()),
+            online: self.count(|slot| slot.phase.is_online()),
+            max: self.count(|_| true),
+            vcpus: (0u32..).zip(&self.slots).map(vcpu).collect(),
+            operations: self.operations.view(|id| phases[id as usize]),
+        })
+    }
+
+    /// The vCPUs that the guest's tables hold.
+    #[must_use]
+    pub fn plugged(&self) -> BTreeSet<u32> {
+        let plugged = (0u32..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.phase.is_plugged());
+        plugged.map(|(id, _)| id).collect()
+    }
+}
+
+fn other(target: Target) -> Target {
+    match target {
+        Target::Online => Target::Offline,
+        Target::Offline => Target::Online,
+    }
+}
+
+fn outcome(code: Code, detail: impl Into<String>) -> Outcome {
+    Outcome {
+        code,
+        ost: None,
+        detail: detail.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

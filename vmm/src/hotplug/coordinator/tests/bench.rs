@@ -1,0 +1,169 @@
+//! A coordinator with a machine made of plain data.
+
+use super::super::*;
+use crate::error::{Error, Result};
+use crate::hotplug::client::{Request, Want};
+use crate::hotplug::view::{OperationId, Outcome, ThreadView};
+use hotvisor_devices::cpu_hotplug::Request as Ask;
+use std::sync::Mutex;
+
+/// What was asked of the machine, in order, and what it would answer.
+#[derive(Default)]
+pub(super) struct Fake {
+    pub(super) calls: Vec<(&'static str, u32)>,
+    pub(super) plugs: u32,
+    /// Whether the guest has noticed the last request.
+    pub(super) noticed: bool,
+    pub(super) full: bool,
+    pub(super) rung: usize,
+}
+
+impl Machinery for Fake {
+    fn start(&mut self, vcpu: u32, _run: u64) -> Result<()> {
+        self.calls.push(("start", vcpu));
+        if self.full {
+            return Err(Error::host("thread", "no room", "make room"));
+        }
+        Ok(())
+    }
+    fn park(&mut self, vcpu: u32) {
+        self.calls.push(("park", vcpu));
+    }
+    fn end_thread(&mut self, vcpu: u32) {
+        self.calls.push(("end thread", vcpu));
+    }
+    fn thread(&self, _vcpu: u32) -> Option<ThreadView> {
+        None
+    }
+    fn insert(&mut self, vcpu: u32) -> u32 {
+        self.calls.push(("insert", vcpu));
+        self.plugs += 1;
+        self.plugs
+    }
+    fn announce(&mut self, vcpu: u32) {
+        self.calls.push(("announce", vcpu));
+    }
+    fn withdraw_insert(&mut self, vcpu: u32) -> bool {
+        self.calls.push(("withdraw insert", vcpu));
+        !self.noticed
+    }
+    fn discard(&mut self, vcpu: u32) {
+        self.calls.push(("discard", vcpu));
+    }
+    fn request_eject(&mut self, vcpu: u32) {
+        self.calls.push(("request eject", vcpu));
+    }
+    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+        self.calls.push(("withdraw eject", vcpu));
+        !self.noticed
+    }
+    fn revoke_eject(&mut self, vcpu: u32) {
+        self.calls.push(("revoke eject", vcpu));
+    }
+    fn ring(&mut self) {
+        self.rung += 1;
+    }
+}
+
+/// A coordinator, its machine, and what was posted to it.
+pub(super) struct Bench {
+    pub(super) coordinator: Coordinator,
+    pub(super) machine: Fake,
+    pub(super) posted: Arc<Mutex<Vec<Message>>>,
+}
+
+pub(super) const FOREVER: Duration = Duration::from_secs(3600);
+
+impl Bench {
+    /// `boot` of 4 vCPUs, all of them online.
+    pub(super) fn new(boot: u32) -> Self {
+        let posted = Arc::new(Mutex::new(Vec::new()));
+        let sink = posted.clone();
+        let limits = Limits {
+            operation: FOREVER,
+            dormant: None,
+        };
+        let post: PostMessage = Arc::new(move |message| sink.lock().unwrap().push(message));
+        let mut coordinator = Coordinator::new(boot, 4, limits, post);
+        coordinator.restarted(1);
+        let mut bench = Self {
+            coordinator,
+            machine: Fake::default(),
+            posted,
+        };
+        for id in 1..boot {
+            bench.tell(id, Message::Started);
+        }
+        bench
+    }
+
+    pub(super) fn run(&self, id: u32) -> u64 {
+        self.coordinator.slots[id as usize].run
+    }
+
+    pub(super) fn tell(&mut self, id: u32, message: fn(u32, u64) -> Message) {
+        let message = message(id, self.run(id));
+        self.coordinator.message(message, &mut self.machine);
+    }
+
+    pub(super) fn notice(&mut self, cpu: u32, what: What) {
+        let plug = self.coordinator.slots[cpu as usize].plug;
+        let notice = Notice { cpu, plug, what };
+        self.coordinator
+            .message(Message::Notice(notice), &mut self.machine);
+    }
+
+    pub(super) fn ost(&mut self, cpu: u32, source: u32, status: u32) {
+        self.notice(cpu, What::Status { source, status });
+    }
+
+    pub(super) fn ask(&mut self, want: Want) -> OperationId {
+        self.ask_within(want, FOREVER)
+    }
+
+    pub(super) fn ask_within(&mut self, want: Want, timeout: Duration) -> OperationId {
+        let timeout = Some(timeout);
+        let request = Request { want, timeout };
+        self.coordinator
+            .change(&request, &mut self.machine)
+            .unwrap()
+    }
+
+    pub(super) fn phase(&self, id: u32) -> &'static str {
+        self.coordinator.slots[id as usize].phase.name()
+    }
+
+    pub(super) fn code(&mut self, operation: OperationId) -> Option<Code> {
+        self.view().operations[&operation]
+            .ended
+            .map(|ended| ended.code)
+    }
+
+    pub(super) fn outcome(&mut self, operation: OperationId, id: u32) -> Outcome {
+        let operation = self.view().operations[&operation].clone();
+        let part = operation.parts.iter().find(|part| part.vcpu == id).unwrap();
+        part.outcome.clone().unwrap()
+    }
+
+    pub(super) fn view(&mut self) -> View {
+        self.coordinator.changed = true;
+        self.coordinator.take_view(&self.machine).unwrap()
+    }
+
+    /// The guest ejects a vCPU as it was asked to, and its thread parks.
+    pub(super) fn guest_ejects(&mut self, id: u32) {
+        self.notice(id, What::Read(Ask::Eject));
+        self.ost(id, 3, 0x84);
+        self.notice(id, What::Ejected { requested: true });
+        self.tell(id, Message::Parked);
+        self.ost(id, 3, 0);
+    }
+
+    /// The guest takes a vCPU that was plugged, and starts it.
+    pub(super) fn guest_starts(&mut self, id: u32) {
+        self.tell(id, Message::Ready);
+        self.notice(id, What::Read(Ask::Insert));
+        self.ost(id, 1, 0);
+        self.tell(id, Message::Started);
+    }
+}

@@ -1,0 +1,58 @@
+//! What the coordinator does to a machine, and what it is told of it.
+
+use super::notifier::Answer;
+use super::view::ThreadView;
+use crate::error::Result;
+use hotvisor_devices::cpu_hotplug::Notice;
+
+/// A machine, as far as hotplug changes it. No method waits.
+pub trait Machinery {
+    /// Has a thread run the vCPU as if just created, waiting for INIT; makes whatever of vCPU and thread there
+    /// is not yet. Answered by [`Message::Ready`] with the same `run`.
+    ///
+    /// # Errors
+    /// The host has no room for it; nothing was changed.
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<()>;
+    /// Has the vCPU's thread leave the guest; asked again, it is kicked again. Answered by
+    /// [`Message::Parked`].
+    fn park(&mut self, vcpu: u32);
+    /// Ends a parked thread; KVM's vCPU is kept.
+    fn end_thread(&mut self, vcpu: u32);
+    /// The vCPU's thread.
+    fn thread(&self, vcpu: u32) -> Option<ThreadView>;
+    /// Enables the vCPU in the guest's tables and tells the guest; returns the insertion's number.
+    fn insert(&mut self, vcpu: u32) -> u32;
+    /// Tells the guest again.
+    fn announce(&mut self, vcpu: u32);
+    /// Takes the insertion back, if the guest cannot have noticed it.
+    fn withdraw_insert(&mut self, vcpu: u32) -> bool;
+    /// Takes the vCPU out of the guest's tables, whatever the guest knows.
+    fn discard(&mut self, vcpu: u32);
+    /// Asks the guest to eject the vCPU.
+    fn request_eject(&mut self, vcpu: u32);
+    /// Takes that back, if the guest has not read it.
+    fn withdraw_eject(&mut self, vcpu: u32) -> bool;
+    /// Takes the permission to eject back.
+    fn revoke_eject(&mut self, vcpu: u32);
+    /// Raises the guest's notification, once for everything that was asked since the last time.
+    fn ring(&mut self);
+}
+
+/// What the coordinator is told, by whatever thread. Each message carries what tells a late one apart.
+#[derive(Debug)]
+pub enum Message {
+    /// The guest has done something with the controller's registers.
+    Notice(Notice),
+    /// A vCPU's thread is about to run it.
+    Ready(u32, u64),
+    /// A vCPU's thread could not be made to run it, and why.
+    NotReady(u32, u64, String),
+    /// The guest has started a vCPU: INIT and SIPI came.
+    Started(u32, u64),
+    /// A vCPU's thread has left the guest.
+    Parked(u32, u64),
+    /// The last user has left a vCPU's closed gate.
+    GateEmpty(u32),
+    /// A notifier's answer about this run of a vCPU.
+    Notifier(u32, u64, usize, Answer),
+}

@@ -1,0 +1,198 @@
+//! Operations: what was asked for, for which vCPUs, until when, and what became of it.
+
+use super::view::{
+    Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use tracing::info;
+
+/// How many ended operations are kept for whoever asks.
+const KEPT: usize = 256;
+
+/// A running operation.
+struct Running {
+    kind: OperationKind,
+    deadline: Instant,
+    created_at: SystemTime,
+    parts: BTreeMap<u32, PartView>,
+}
+
+/// All operations of this process.
+#[derive(Default)]
+pub(super) struct Operations {
+    last: OperationId,
+    running: BTreeMap<OperationId, Running>,
+    ended: BTreeMap<OperationId, Arc<OperationView>>,
+}
+
+impl Operations {
+    /// A new operation, without parts.
+    pub(super) fn begin(&mut self, kind: OperationKind, deadline: Instant) -> OperationId {
+        self.last += 1;
+        let running = Running {
+            kind,
+            deadline,
+            created_at: SystemTime::now(),
+            parts: BTreeMap::new(),
+        };
+        self.running.insert(self.last, running);
+        self.last
+    }
+
+    /// Adds a vCPU to a running operation.
+    pub(super) fn add(&mut self, id: OperationId, vcpu: u32, from: &'static str, to: Target) {
+        if let Some(operation) = self.running.get_mut(&id) {
+            let part = PartView {
+                vcpu,
+                from,
+                to,
+                phase: from,
+                outcome: None,
+            };
+            operation.parts.insert(vcpu, part);
+        }
+    }
+
+    /// Whether it still runs.
+    pub(super) fn is_running(&self, id: OperationId) -> bool {
+        self.running.contains_key(&id)
+    }
+
+    /// Whether there ever was such an operation that is still known of.
+    pub(super) fn is_known(&self, id: OperationId) -> bool {
+        self.is_running(id) || self.ended.contains_key(&id)
+    }
+
+    /// The open parts for a vCPU: which operation, what it wants, until when.
+    pub(super) fn open_for(
+        &self,
+        vcpu: u32,
+    ) -> impl Iterator<Item = (OperationId, Target, Instant)> + '_ {
+        self.running.iter().filter_map(move |(id, operation)| {
+            let part = operation.parts.get(&vcpu)?;
+            part.outcome
+                .is_none()
+                .then_some((*id, part.to, operation.deadline))
+        })
+    }
+
+    /// The vCPUs of an operation's open parts.
+    pub(super) fn open_parts(&self, id: OperationId) -> Vec<u32> {
+        let parts = self.running.get(&id).map(|operation| &operation.parts);
+        let open = parts
+            .into_iter()
+            .flatten()
+            .filter(|(_, part)| part.outcome.is_none());
+        open.map(|(vcpu, _)| *vcpu).collect()
+    }
+
+    /// What an operation wants of a vCPU.
+    pub(super) fn wanted(&self, id: OperationId, vcpu: u32) -> Option<Target> {
+        Some(self.running.get(&id)?.parts.get(&vcpu)?.to)
+    }
+
+    /// Running operations whose time is over.
+    pub(super) fn overdue(&self, now: Instant) -> Vec<OperationId> {
+        let overdue = self.running.iter().filter(|(_, o)| o.deadline <= now);
+        overdue.map(|(id, _)| *id).collect()
+    }
+
+    /// When the next one's time is over.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.running
+            .values()
+            .map(|operation| operation.deadline)
+            .min()
+    }
+
+    /// Ends one operation's part.
+    pub(super) fn conclude(
+        &mut self,
+        id: OperationId,
+        vcpu: u32,
+        phase: &'static str,
+        outcome: Outcome,
+    ) {
+        if let Some(operation) = self.running.get_mut(&id)
+            && let Some(part) = operation.parts.get_mut(&vcpu)
+        {
+            info!(operation = id, vcpu, to = %part.to, code = %outcome.code, "{}", outcome.detail);
+            part.phase = phase;
+            part.outcome = Some(outcome);
+        }
+        self.end_if_done(id);
+    }
+
+    /// Ends every open part for a vCPU that wants `to`.
+    pub(super) fn conclude_all(
+        &mut self,
+        vcpu: u32,
+        to: Target,
+        phase: &'static str,
+        outcome: &Outcome,
+    ) {
+        let open: Vec<_> = self.open_for(vcpu).collect();
+        for (id, wanted, _) in open {
+            if wanted == to {
+                self.conclude(id, vcpu, phase, outcome.clone());
+            }
+        }
+    }
+
+    /// Ends an operation all of whose parts have ended.
+    pub(super) fn end_if_done(&mut self, id: OperationId) {
+        let done = |running: &Running| running.parts.values().all(|part| part.outcome.is_some());
+        if !self.running.get(&id).is_some_and(done) {
+            return;
+        }
+        if let Some(operation) = self.running.remove(&id) {
+            let outcomes = operation
+                .parts
+                .values()
+                .filter_map(|part| part.outcome.as_ref());
+            let code = outcomes.map(|outcome| outcome.code).max();
+            let ended = Ended {
+                code: code.unwrap_or(Code::Succeeded),
+                at: SystemTime::now(),
+            };
+            self.ended
+                .insert(id, Arc::new(operation.view(id, Some(ended))));
+            if self.ended.len() > KEPT {
+                self.ended.pop_first();
+            }
+        }
+    }
+
+    /// All of them, for everybody. `phase` says where a vCPU is now.
+    pub(super) fn view(
+        &mut self,
+        phase: impl Fn(u32) -> &'static str,
+    ) -> BTreeMap<OperationId, Arc<OperationView>> {
+        let mut all = self.ended.clone();
+        for (id, operation) in &mut self.running {
+            for part in operation
+                .parts
+                .values_mut()
+                .filter(|part| part.outcome.is_none())
+            {
+                part.phase = phase(part.vcpu);
+            }
+            all.insert(*id, Arc::new(operation.view(*id, None)));
+        }
+        all
+    }
+}
+
+impl Running {
+    fn view(&self, id: OperationId, ended: Option<Ended>) -> OperationView {
+        OperationView {
+            id,
+            kind: self.kind,
+            ended,
+            parts: self.parts.values().cloned().collect(),
+            created_at: self.created_at,
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What becomes of one vCPU: a pure, total transition function.
+//!
+//! ```text
+//!            Plug            ready          _OST (1,0)        INIT, SIPI
+//!  Absent ─────────► Starting ─────► Announced ─────► Plugged ─────────► Online
+//!  Dormant ────────►                                     │                 │
+//!     ▲                                                  └──── Unplug ─────┘
+//!     │ parked         no user inside         _EJ0                ▼
+//!  Stopping ◄───────────── Syncing ◄──────── Notifying ◄────── Draining
+//!                                             │ refused, timed out, recalled: undone step by step
+//!                                             └────► Plugged or Online, as before
+//! ```
+//!
+//! Every event has an answer in every phase. An event that changes nothing says why.
+
+mod plug;
+mod unplug;
+
+use super::step::{DRAIN, SYNC};
+use super::view::{Code, Outcome};
+use hotvisor_devices::cpu_hotplug::Request;
+
+/// A phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// KVM has no such vCPU.
+    Absent,
+    /// Ejected; KVM's vCPU is kept, its thread parked or ended.
+    Dormant,
+    /// Its thread is made ready to run it.
+    Starting,
+    /// The guest was told of it.
+    Announced {
+        /// It has read that.
+        read: bool,
+    },
+    /// The guest knows of it, and has not started it.
+    Plugged,
+    /// The guest has started it.
+    Online,
+    /// To be taken away: new users are sent elsewhere.
+    Draining {
+        /// Where it goes back to.
+        was: Rest,
+    },
+    /// Notifiers are called; the guest is the last of them.
+    Notifying {
+        /// Where it goes back to.
+        was: Rest,
+        /// Which notifier has its turn.
+        at: At,
+    },
+    /// The guest has ejected it; users leave.
+    Syncing,
+    /// Its thread leaves the guest for good.
+    Stopping {
+        /// A plug is being undone; otherwise the guest has ejected it.
+        undo: bool,
+    },
+}
+
+/// A phase that a vCPU goes back to if the guest keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rest {
+    /// See [`Phase::Plugged`].
+    Plugged,
+    /// See [`Phase::Online`].
+    Online,
+}
+
+/// Whose turn it is among the notifiers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    /// The host-side notifier with this number.
+    Host(usize),
+    /// The guest was asked, and has not read it.
+    Asked,
+    /// The guest has read it.
+    Read,
+    /// The guest says that it has begun.
+    Begun,
+}
+
+/// What happens to a vCPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is to be plugged.
+    Plug,
+    /// It is to be unplugged. `retracted`: the guest had not noticed its insertion, and now never will.
+    Unplug {
+        /// See there.
+        retracted: bool,
+    },
+    /// Its gate sends movable users elsewhere.
+    Drained,
+    /// A host-side notifier has let go.
+    NotifierReady(usize),
+    /// A host-side notifier does not let go.
+    NotifierRefused(usize, String),
+    /// The guest has read a request.
+    RequestRead(Request),
+    /// The guest evaluated `_OST`.
+    Status {
+        /// Source event.
+        source: u32,
+        /// Status code.
+        status: u32,
+    },
+    /// The guest ejected it: it is no longer enabled.
+    Ejected,
+    /// Nobody is inside its closed gate.
+    GateEmpty,
+    /// Its thread is about to run it.
+    Ready,
+    /// The guest has started it: INIT and SIPI came.
+    Started,
+    /// Its thread has left the guest for good.
+    Parked,
+    /// Its thread could not be made to run it.
+    StartFailed(String),
+    /// Nobody waits any longer. `retracted`: the guest had not noticed the last request, and now never will.
+    Deadline {
+        /// See there.
+        retracted: bool,
+        /// Who is inside the gate.
+        inside: Vec<&'static str>,
+    },
+    /// Whoever asked takes it back; `retracted` as above.
+    Recall {
+        /// See there.
+        retracted: bool,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make the thread run the vCPU, waiting for INIT: answered by [`Event::Ready`].
+    Start,
+    /// Let users in.
+    OpenGate,
+    /// Enable the vCPU in the guest's tables and tell the guest.
+    Insert,
+    /// Send movable users elsewhere: answered by [`Event::Drained`].
+    DrainGate,
+    /// Have a notifier let go: answered by [`Event::NotifierReady`].
+    Prepare(usize),
+    /// Have a notifier take that back.
+    Undo(usize),
+    /// Ask the guest for the vCPU.
+    AskEject,
+    /// Take the permission to eject back.
+    RevokeEject,
+    /// Take the vCPU out of the guest's tables: it says that it does not have it.
+    Discard,
+    /// Keep users out: answered by [`Event::GateEmpty`].
+    CloseGate,
+    /// Have the thread leave the guest: answered by [`Event::Parked`].
+    Park,
+    /// Tell whoever waits at the gate that the vCPU is gone.
+    SetOffline,
+    /// Tell every notifier that the vCPU is gone.
+    AfterDeath,
+}
+
+/// The answer to an event.
+#[derive(Debug)]
+#[must_use]
+pub struct Change {
+    /// The phase from now on.
+    pub phase: Phase,
+    /// What is to be done, in this order.
+    pub actions: Vec<Action>,
+    /// How the present attempt ends, if it does.
+    pub outcome: Option<Outcome>,
+    /// Why.
+    pub reason: &'static str,
+}
+
+impl From<Rest> for Phase {
+    fn from(rest: Rest) -> Self {
+        match rest {
+            Rest::Plugged => Self::Plugged,
+            Rest::Online => Self::Online,
+        }
+    }
+}
+
+fn to(phase: Phase, actions: impl Into<Vec<Action>>, reason: &'static str) -> Change {
+    Change {
+        phase,
+        actions: actions.into(),
+        outcome: None,
+        reason,
+    }
+}
+
+impl Change {
+    fn ends(mut self, code: Code, detail: impl Into<String>) -> Self {
+        self.outcome = Some(Outcome {
+            code,
+            ost: None,
+            detail: detail.into(),
+        });
+        self
+    }
+
+    fn with_ost(mut self, source: u32, status: u32) -> Self {
+        if let Some(outcome) = &mut self.outcome {
+            outcome.ost = Some((source, status));
+        }
+        self
+    }
+}
+
+impl Phase {
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Dormant => "dormant",
+            Self::Starting => "starting",
+            Self::Announced { .. } => "announced",
+            Self::Plugged => "plugged",
+            Self::Online => "online",
+            Self::Draining { .. } => "draining",
+            Self::Notifying { .. } => "notifying",
+            Self::Syncing => "syncing",
+            Self::Stopping { .. } => "stopping",
+        }
+    }
+
+    /// Whether the guest's tables say that it is there.
+    #[must_use]
+    pub const fn is_plugged(self) -> bool {
+        matches!(
+            self,
+            Self::Announced { .. }
+                | Self::Plugged
+                | Self::Online
+                | Self::Draining { .. }
+                | Self::Notifying { .. }
+        )
+    }
+
+    /// Whether the guest has started it and not given it back.
+    #[must_use]
+    pub const fn is_online(self) -> bool {
+        matches!(
+            self,
+            Self::Online
+                | Self::Draining { was: Rest::Online }
+                | Self::Notifying {
+                    was: Rest::Online,
+                    ..
+                }
+        )
+    }
+
+    /// The request to the guest that might still be taken back.
+    #[must_use]
+    pub const fn retractable(self) -> Option<Request> {
+        match self {
+            Self::Announced { .. } => Some(Request::Insert),
+            Self::Notifying { at: At::Asked, .. } => Some(Request::Eject),
+            _ => None,
+        }
+    }
+
+    /// The phase after `event`, what is to be done, and why. `notifiers` names the host-side ones.
+    pub fn next(self, event: Event, notifiers: &[&'static str]) -> Change {
+        match self {
+            Self::Absent | Self::Dormant => plug::gone(self, event),
+            Self::Starting => plug::starting(event),
+            Self::Announced { read } => plug::announced(read, event),
+            Self::Plugged | Self::Online => plug::plugged(self, event),
+            Self::Draining { was } => unplug::draining(was, event, notifiers),
+            Self::Notifying { was, at } => unplug::notifying(was, at, event, notifiers),
+            Self::Syncing => unplug::syncing(event),
+            Self::Stopping { undo } => unplug::stopping(undo, event),
+        }
+    }
+}
+
+fn drain(was: Rest) -> Change {
+    let drain = (DRAIN.up)(0);
+    to(Phase::Draining { was }, [drain], "it is to be taken away")
+}
+
+fn ejected() -> Change {
+    to(Phase::Syncing, [(SYNC.up)(0)], "the guest has ejected it")
+}
+
+#[cfg(test)]
+mod tests;

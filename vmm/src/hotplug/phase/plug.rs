@@ -1,0 +1,125 @@
+//! The way in: from nothing to online.
+
+use super::{Action, Change, Event, Phase, Rest, drain, ejected, to};
+use crate::hotplug::refusal;
+use crate::hotplug::step::STOP;
+use crate::hotplug::view::Code;
+use hotvisor_devices::cpu_hotplug::Request;
+
+pub(super) fn gone(phase: Phase, event: Event) -> Change {
+    match event {
+        Event::Plug => to(Phase::Starting, [Action::Start], "it is to be plugged"),
+        Event::Unplug { .. } => {
+            to(phase, [], "it is gone already").ends(Code::Succeeded, "it was gone already")
+        }
+        _ => to(phase, [], "it is not there: too late"),
+    }
+}
+
+pub(super) fn starting(event: Event) -> Change {
+    let back = |reason| to(Phase::Stopping { undo: true }, [Action::Park], reason);
+    match event {
+        Event::Ready => to(
+            Phase::Announced { read: false },
+            [Action::OpenGate, Action::Insert],
+            "its thread runs it: the guest can be told",
+        ),
+        Event::StartFailed(why) => {
+            to(Phase::Dormant, [], "the host cannot run it").ends(Code::Failed, why)
+        }
+        Event::Unplug { .. } => back("it is to go before the guest was told of it"),
+        Event::Recall { .. } => back("taken back before the guest was told").ends(
+            Code::Cancelled,
+            "taken back before the guest was told of it",
+        ),
+        Event::Deadline { .. } => back("its thread did not come up in time").ends(
+            Code::TimedOut,
+            "its thread did not come up in time; see whether the host is overloaded",
+        ),
+        _ => to(Phase::Starting, [], "the guest does not know of it yet"),
+    }
+}
+
+const UNREAD_INSERT: &str = "the guest never read the request: it may not have booted far enough, or hang; \
+                             undone";
+const UNANSWERED_INSERT: &str =
+    "the guest has noticed the CPU and not acknowledged it; it stays plugged";
+const NOT_ONLINE: &str = "the guest has the CPU and nobody in it has brought it online: it needs a udev rule \
+                          or an agent, or `echo 1 > /sys/devices/system/cpu/cpuN/online`; it stays plugged";
+
+pub(super) fn announced(read: bool, event: Event) -> Change {
+    let here = Phase::Announced { read };
+    let undone = |reason| {
+        let actions = [STOP.up]; // the guest never knew of it: nobody has to be notified
+        to(
+            Phase::Stopping { undo: true },
+            actions.map(|up| up(0)),
+            reason,
+        )
+    };
+    match event {
+        Event::Started => online(),
+        Event::RequestRead(Request::Insert) => to(
+            Phase::Announced { read: true },
+            [],
+            "the guest has read the request",
+        ),
+        Event::Status { source, status } if !refusal::is_ejection(source) => match status {
+            refusal::SUCCESS => to(Phase::Plugged, [], "the guest has acknowledged it"),
+            _ => to(
+                Phase::Stopping { undo: true },
+                [Action::Discard, Action::Park],
+                "the guest does not take it",
+            )
+            .ends(Code::Refused, refusal::insertion(status))
+            .with_ost(source, status),
+        },
+        Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
+        Event::Unplug { retracted: false } => drain(Rest::Plugged),
+        Event::Recall { retracted: true } => undone("taken back before the guest had noticed it")
+            .ends(
+                Code::Cancelled,
+                "taken back before the guest had noticed it",
+            ),
+        Event::Deadline {
+            retracted: true, ..
+        } => undone("the guest never read it").ends(Code::TimedOut, UNREAD_INSERT),
+        Event::Deadline { .. } => {
+            to(here, [], "the guest is silent").ends(Code::TimedOut, UNANSWERED_INSERT)
+        }
+        Event::Recall { .. } => to(
+            here,
+            [],
+            "the guest has noticed it: too late to take it back",
+        ),
+        Event::Ejected => ejected(),
+        _ => to(here, [], "the guest has not acknowledged it yet"),
+    }
+}
+
+fn online() -> Change {
+    to(Phase::Online, [], "the guest has started it")
+        .ends(Code::Succeeded, "the guest has started it")
+}
+
+pub(super) fn plugged(here: Phase, event: Event) -> Change {
+    let was = if here == Phase::Online {
+        Rest::Online
+    } else {
+        Rest::Plugged
+    };
+    match event {
+        Event::Started if here == Phase::Plugged => online(),
+        Event::Plug if here == Phase::Online => {
+            to(here, [], "it is online already").ends(Code::Succeeded, "it was online already")
+        }
+        Event::Unplug { .. } => drain(was),
+        Event::Deadline { .. } if here == Phase::Plugged => {
+            to(here, [], "the guest does not start it").ends(Code::TimedOut, NOT_ONLINE)
+        }
+        Event::Recall { .. } => to(here, [], "the guest has it: unplug it instead"),
+        // By itself, or long after we stopped to wait for it.
+        Event::Ejected => ejected(),
+        _ => to(here, [], "nothing was asked of it"),
+    }
+}

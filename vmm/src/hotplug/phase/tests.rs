@@ -1,0 +1,213 @@
+//! The transition function, tried on everything.
+
+use super::super::step::walk_back;
+use super::*;
+use std::collections::{HashMap, HashSet, VecDeque};
+
+const NOTIFIERS: &[&str] = &["first", "second"];
+
+/// Every event, with every kind of data that makes a difference.
+fn events() -> Vec<Event> {
+    let mut events = vec![
+        Event::Plug,
+        Event::Drained,
+        Event::Ejected,
+        Event::GateEmpty,
+        Event::Ready,
+        Event::Started,
+        Event::Parked,
+        Event::StartFailed("no room".into()),
+        Event::RequestRead(Request::Insert),
+        Event::RequestRead(Request::Eject),
+    ];
+    for retracted in [false, true] {
+        events.push(Event::Unplug { retracted });
+        events.push(Event::Recall { retracted });
+        let inside = vec!["a user"];
+        events.push(Event::Deadline { retracted, inside });
+    }
+    for n in 0..NOTIFIERS.len() {
+        events.push(Event::NotifierReady(n));
+        events.push(Event::NotifierRefused(n, "busy".into()));
+    }
+    for source in [1, 3, 0x103, 0x200] {
+        for status in [0, 1, 0x80, 0x82, 0x84, 0xffff] {
+            events.push(Event::Status { source, status });
+        }
+    }
+    events
+}
+
+/// Every phase that can be reached from nothing, with a way to it.
+fn reachable() -> HashMap<Phase, Vec<Event>> {
+    let mut ways = HashMap::from([(Phase::Absent, Vec::new())]);
+    let mut queue = VecDeque::from([Phase::Absent]);
+    while let Some(phase) = queue.pop_front() {
+        for event in events() {
+            let next = phase.next(event.clone(), NOTIFIERS).phase;
+            if !ways.contains_key(&next) {
+                let mut way = ways[&phase].clone();
+                way.push(event);
+                ways.insert(next, way);
+                queue.push_back(next);
+            }
+        }
+    }
+    ways
+}
+
+#[test]
+fn every_phase_can_be_reached_and_answers_every_event_with_a_reason() {
+    let ways = reachable();
+    let names: HashSet<_> = ways.keys().map(|phase| phase.name()).collect();
+    assert_eq!(names.len(), 10, "{names:?}");
+    for phase in ways.keys() {
+        for event in events() {
+            let change = phase.next(event.clone(), NOTIFIERS);
+            assert!(!change.reason.is_empty(), "{phase:?} {event:?}");
+        }
+    }
+}
+
+/// Each way through the steps does them in their order, and never stops the thread of a vCPU that the guest
+/// has not ejected, save where the guest never knew of it.
+#[test]
+fn a_thread_is_stopped_only_after_the_eject_and_the_sync() {
+    for phase in reachable().keys() {
+        for event in events() {
+            let change = phase.next(event.clone(), NOTIFIERS);
+            let parks = change.actions.contains(&Action::Park);
+            let from_sync = *phase == Phase::Syncing && event == Event::GateEmpty;
+            let unnoticed = matches!(phase, Phase::Starting | Phase::Announced { .. });
+            assert!(!parks || from_sync || unnoticed, "{phase:?} {event:?}");
+            let closes = change.actions.contains(&Action::CloseGate);
+            assert_eq!(
+                closes,
+                change.phase == Phase::Syncing && *phase != Phase::Syncing
+            );
+            if closes {
+                assert_eq!(
+                    event,
+                    Event::Ejected,
+                    "kept users out before the guest was done"
+                );
+            }
+        }
+    }
+}
+
+/// Whatever ends an unplug without an eject undoes exactly what was begun, in reverse order.
+#[test]
+fn an_unplug_that_fails_is_undone_in_reverse() {
+    for phase in reachable().keys().copied() {
+        let Phase::Notifying { was, at } = phase else {
+            continue;
+        };
+        for event in events() {
+            let change = phase.next(event.clone(), NOTIFIERS);
+            if change.phase != was.into() {
+                continue;
+            }
+            let undone: Vec<_> = change
+                .actions
+                .into_iter()
+                .filter(|a| *a != Action::RevokeEject)
+                .collect();
+            assert_eq!(
+                undone,
+                walk_back(at, NOTIFIERS.len()),
+                "{phase:?} {event:?}"
+            );
+            let code = change.outcome.unwrap().code;
+            assert_ne!(code, Code::Succeeded, "{phase:?} {event:?}");
+        }
+    }
+}
+
+/// "Succeeded" comes with a proof, and with nothing else.
+#[test]
+fn success_is_said_only_with_physical_proof() {
+    for phase in reachable().keys().copied() {
+        for event in events() {
+            let change = phase.next(event.clone(), NOTIFIERS);
+            if change
+                .outcome
+                .is_some_and(|outcome| outcome.code == Code::Succeeded)
+            {
+                let proof = matches!(
+                    (phase, &event),
+                    (Phase::Announced { .. } | Phase::Plugged, Event::Started)
+                        | (Phase::Stopping { .. }, Event::Parked)
+                        | (Phase::Absent | Phase::Dormant, Event::Unplug { .. })
+                        | (Phase::Online, Event::Plug)
+                );
+                assert!(proof, "{phase:?} {event:?}");
+            }
+        }
+    }
+}
+
+/// From the moment of the eject there is only one way.
+#[test]
+fn an_ejected_vcpu_ends_dormant_whatever_else_happens() {
+    for event in events() {
+        let syncing = Phase::Syncing.next(event.clone(), NOTIFIERS).phase;
+        assert!(matches!(
+            syncing,
+            Phase::Syncing | Phase::Stopping { undo: false }
+        ));
+        let stopping = Phase::Stopping { undo: false }.next(event, NOTIFIERS).phase;
+        assert!(matches!(
+            stopping,
+            Phase::Stopping { undo: false } | Phase::Dormant
+        ));
+    }
+}
+
+#[test]
+fn a_deadline_says_who_did_not_answer() {
+    let said = |at, retracted| {
+        let phase = Phase::Notifying {
+            was: Rest::Online,
+            at,
+        };
+        let inside = Vec::new();
+        let change = phase.next(Event::Deadline { retracted, inside }, NOTIFIERS);
+        change.outcome.unwrap().detail
+    };
+    assert!(said(At::Host(1), false).contains("second did not let go"));
+    assert!(said(At::Asked, true).contains("never read"));
+    assert!(said(At::Read, false).contains("did not answer"));
+    assert!(said(At::Begun, false).contains("stuck taking the CPU down"));
+    let inside = vec!["statistics"];
+    let change = Phase::Syncing.next(
+        Event::Deadline {
+            retracted: false,
+            inside,
+        },
+        NOTIFIERS,
+    );
+    assert!(change.outcome.unwrap().detail.contains("statistics"));
+}
+
+#[test]
+fn a_refusal_carries_the_guest_s_code_and_its_words() {
+    let phase = Phase::Notifying {
+        was: Rest::Online,
+        at: At::Begun,
+    };
+    let change = phase.next(
+        Event::Status {
+            source: 3,
+            status: 0x82,
+        },
+        NOTIFIERS,
+    );
+    let outcome = change.outcome.unwrap();
+    assert_eq!(
+        (outcome.code, outcome.ost),
+        (Code::Refused, Some((3, 0x82)))
+    );
+    assert!(outcome.detail.contains("could not offline"));
+    assert_eq!(change.actions[0], Action::RevokeEject);
+}

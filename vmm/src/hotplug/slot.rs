@@ -1,0 +1,123 @@
+//! What the coordinator knows of one vCPU beside its phase.
+
+use super::phase::Phase;
+use super::view::{OperationId, Outcome, Target, Timeline};
+use std::time::{Duration, Instant};
+
+/// A vCPU.
+pub(super) struct Slot {
+    /// Its phase.
+    pub(super) phase: Phase,
+    /// What it is to become.
+    pub(super) target: Target,
+    /// Counts how often its thread was made to run it; reports of an earlier run are stale.
+    pub(super) run: u64,
+    /// The controller's number of its present insertion; notices of an earlier one are stale.
+    pub(super) plug: u32,
+    /// What is under way.
+    pub(super) attempt: Option<Attempt>,
+    /// When the guest is to be told again, the thread kicked again or ended, and the pause after that.
+    pub(super) again: Option<(Instant, Duration)>,
+    /// When it came into its phase.
+    since: Instant,
+    /// The last operation that it was part of.
+    pub(super) last_operation: Option<OperationId>,
+    /// How its last plug and its last unplug went.
+    pub(super) last_plug: Option<Timeline>,
+    /// See there.
+    pub(super) last_unplug: Option<Timeline>,
+}
+
+/// A plug or an unplug under way.
+pub(super) struct Attempt {
+    /// What the vCPU becomes if it succeeds.
+    pub(super) target: Target,
+    /// The guest's last word.
+    pub(super) ost: Option<(u32, u32)>,
+    timeline: Timeline,
+}
+
+fn whereabouts(phase: Phase) -> Target {
+    if phase.is_plugged() {
+        Target::Online
+    } else {
+        Target::Offline
+    }
+}
+
+impl Slot {
+    pub(super) fn new(phase: Phase, now: Instant) -> Self {
+        Self {
+            phase,
+            target: whereabouts(phase),
+            run: 0,
+            plug: 0,
+            attempt: None,
+            again: None,
+            since: now,
+            last_operation: None,
+            last_plug: None,
+            last_unplug: None,
+        }
+    }
+
+    /// Whether it has come to where its target is.
+    pub(super) fn is_settled(&self) -> bool {
+        match self.target {
+            Target::Online => self.phase == Phase::Online,
+            Target::Offline => matches!(self.phase, Phase::Absent | Phase::Dormant),
+        }
+    }
+
+    /// The target at which it is, or to which nothing can keep it from going.
+    pub(super) fn whereabouts(&self) -> Target {
+        whereabouts(self.phase)
+    }
+
+    /// Begins an attempt in behalf of `operation`.
+    pub(super) fn begin(&mut self, operation: OperationId, now: Instant) {
+        self.since = now;
+        self.attempt = Some(Attempt {
+            target: self.target,
+            ost: None,
+            timeline: Timeline {
+                operation,
+                phases: Vec::new(),
+            },
+        });
+    }
+
+    /// Goes into `phase`; the time spent in the one before is put down.
+    pub(super) fn enter(&mut self, phase: Phase, now: Instant) {
+        if phase.name() == self.phase.name() {
+            self.phase = phase;
+            return;
+        }
+        if let Some(attempt) = &mut self.attempt {
+            let spent = now.saturating_duration_since(self.since);
+            // Its rest before the attempt is no part of it; waiting to be started is one of a plug.
+            let rest = match self.phase {
+                Phase::Absent | Phase::Dormant | Phase::Online => true,
+                Phase::Plugged => attempt.target == Target::Offline,
+                _ => false,
+            };
+            if !rest {
+                attempt.timeline.phases.push((self.phase.name(), spent));
+            }
+        }
+        self.since = now;
+        self.phase = phase;
+    }
+
+    /// Ends the attempt; returns what it was for, and its outcome with the guest's last word in it.
+    pub(super) fn end_attempt(&mut self, mut outcome: Outcome) -> Option<(Target, Outcome)> {
+        let attempt = self.attempt.take()?;
+        outcome.ost = outcome.ost.or(attempt.ost);
+        let last = match attempt.target {
+            Target::Online => &mut self.last_plug,
+            Target::Offline => &mut self.last_unplug,
+        };
+        *last = Some(attempt.timeline);
+        Some((attempt.target, outcome))
+    }
+}

@@ -1,0 +1,77 @@
+//! A machine's devices and their places on the bus.
+
+use super::HotplugRegisters;
+use crate::arch::layout;
+use crate::config::{self, VmConfig};
+use crate::error::{Error, Result};
+use crate::kvm::{Messages, Vm};
+use hotvisor_devices::cpu_hotplug::{self, CpuHotplug, HotplugSink};
+use hotvisor_devices::ged::{self, Ged};
+use hotvisor_devices::ioapic::{self, IoApic, Pin};
+use hotvisor_devices::power::{self, PowerRegisters, PowerSink};
+use hotvisor_devices::serial::{self, Output, Serial, SerialSink};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
+use vm_device::device_manager::{IoManager, MmioManager, PioManager};
+
+/// A machine's devices, as far as the host speaks to them.
+pub(super) struct Devices {
+    pub(super) bus: Arc<IoManager>,
+    pub(super) ged: Arc<Ged>,
+    pub(super) hotplug: HotplugRegisters,
+    pub(super) serial: Option<Arc<Serial>>,
+}
+
+impl Devices {
+    /// The devices of a machine that starts with the vCPUs `present`.
+    pub(super) fn new<P>(
+        vm: &Arc<Vm>,
+        config: &VmConfig,
+        present: &BTreeSet<u32>,
+        post: P,
+        output: Arc<Output>,
+    ) -> Result<Self>
+    where
+        P: PowerSink + SerialSink + HotplugSink + Clone + 'static,
+    {
+        let ioapic = Arc::new(IoApic::new(Messages::new(vm.clone())));
+        let pin = |gsi: u8| Arc::new(Pin::new(ioapic.clone(), gsi.into()));
+        let ged = Arc::new(Ged::new(pin(layout::GSI_GED)));
+        let power = Arc::new(Mutex::new(PowerRegisters::new(post.clone())));
+        let hotplug = Arc::new(CpuHotplug::new(
+            config.cpus.max,
+            present.iter().copied(),
+            config.hotplug.guest_eject,
+            Arc::new(post.clone()),
+        ));
+        let serial = (config.serial != config::Serial::Off)
+            .then(|| Arc::new(Serial::new(pin(layout::GSI_SERIAL), Arc::new(post), output)));
+
+        let mut bus = IoManager::new();
+        let overlap = |e: vm_device::bus::Error| Error::bug("devices", e);
+        let mmio = |base, len| MmioRange::new(MmioAddress(base), len).map_err(overlap);
+        let pio = |base, len| PioRange::new(PioAddress(base), len).map_err(overlap);
+        bus.register_mmio(mmio(ioapic::BASE, ioapic::LEN)?, ioapic.clone())
+            .map_err(overlap)?;
+        bus.register_mmio(mmio(layout::GED, ged::LEN)?, ged.clone())
+            .map_err(overlap)?;
+        bus.register_mmio(
+            mmio(layout::CPU_HOTPLUG, cpu_hotplug::LEN)?,
+            hotplug.clone(),
+        )
+        .map_err(overlap)?;
+        bus.register_pio(pio(power::BASE, power::LEN)?, power)
+            .map_err(overlap)?;
+        if let Some(serial) = &serial {
+            bus.register_pio(pio(serial::COM1, serial::LEN)?, serial.clone())
+                .map_err(overlap)?;
+        }
+        Ok(Self {
+            bus: Arc::new(bus),
+            ged,
+            hotplug: HotplugRegisters::new(hotplug),
+            serial,
+        })
+    }
+}

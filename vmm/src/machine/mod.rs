@@ -1,0 +1,162 @@
+//! A machine: memory, KVM VM, devices and vCPU threads, made together and gone together.
+//!
+//! A restart makes a new one: memory is zero, every device is in its reset state, and every vCPU is as KVM
+//! creates it, with nothing left over from the guest before.
+
+mod devices;
+mod hotplug;
+mod vcpus;
+
+use crate::acpi::{self, needs_x2apic};
+use crate::arch::cpuid::{self, Topology};
+use crate::arch::{layout, regs};
+use crate::boot::BootFiles;
+use crate::config::VmConfig;
+use crate::error::{Error, Result};
+use crate::kvm::memory::Ram;
+use crate::kvm::{self, Vm};
+use crate::vcpu::Reports;
+use devices::Devices;
+use hotplug::HotplugRegisters;
+use hotvisor_devices::cpu_hotplug::HotplugSink;
+use hotvisor_devices::ged;
+use hotvisor_devices::power::PowerSink;
+use hotvisor_devices::serial::{Output, Serial, SerialSink};
+use kvm_ioctls::{Cap, Kvm};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vcpus::{Model, Vcpus};
+
+/// Where a machine's posts go.
+pub struct Posts<P> {
+    /// Power requests and reports of the vCPU threads.
+    pub post: P,
+    /// Output of the serial port; it outlives the machine.
+    pub output: Arc<Output>,
+}
+
+/// A machine.
+pub struct Machine {
+    // Threads first: they use all the rest.
+    vcpus: Vcpus,
+    devices: Devices,
+    /// The vCPUs that it starts with, each with the number of its run.
+    first: BTreeMap<u32, u64>,
+}
+
+impl Machine {
+    /// Makes the machine that `config` describes, with the vCPUs of `first`, their threads parked. Vcpu 0 is
+    /// always one of them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what cannot be had on this host, [`Error::Host`] where the host fails.
+    pub fn new<P>(
+        kvm: &Kvm,
+        config: &VmConfig,
+        files: &BootFiles,
+        (generation, first): (u64, BTreeMap<u32, u64>),
+        posts: Posts<P>,
+    ) -> Result<Self>
+    where
+        P: PowerSink + Reports + SerialSink + HotplugSink + Clone + 'static,
+    {
+        let leaves = kvm::supported_cpuid(kvm)?;
+        check_limits(kvm, config, cpuid::physical_address_bits(&leaves))?;
+        let ram = Arc::new(Ram::new(config.memory)?);
+        let vm = Arc::new(Vm::new(kvm, ram)?);
+        let present: BTreeSet<u32> = first.keys().copied().collect();
+        let tables = acpi::Machine {
+            present: present.clone(),
+            ..acpi::Machine::of(config)
+        };
+        let entry = files.load(vm.memory(), config, &tables)?;
+        let devices = Devices::new(&vm, config, &present, posts.post.clone(), posts.output)?;
+        let model = Model {
+            vm,
+            bus: devices.bus.clone(),
+            reports: Arc::new(posts.post),
+            leaves,
+            topology: Topology {
+                max: config.cpus.max,
+                tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+            },
+            generation,
+        };
+        let mut vcpus = Vcpus::new(model, config.cpus.max);
+        for &id in &present {
+            let fd = vcpus.create(id)?;
+            if id == 0 {
+                regs::enter(&fd, entry, needs_x2apic(config.cpus.max))?;
+            }
+            vcpus.spawn(id, fd, true)?;
+        }
+        Ok(Self {
+            vcpus,
+            devices,
+            first,
+        })
+    }
+
+    /// Lets every vCPU run that it starts with.
+    ///
+    /// # Errors
+    /// None: their threads are there.
+    pub fn run(&mut self) -> Result<()> {
+        let first = std::mem::take(&mut self.first);
+        first
+            .into_iter()
+            .try_for_each(|(id, run)| self.vcpus.run(id, run))
+    }
+
+    /// Tells every vCPU thread to end. Each reports when it has.
+    pub fn stop(&self) {
+        self.vcpus.stop();
+    }
+
+    /// The vCPUs that have threads.
+    pub fn with_threads(&self) -> impl Iterator<Item = u32> {
+        self.vcpus.with_threads()
+    }
+
+    /// Takes note that a vCPU's thread has ended; returns whether it was told to while the machine goes on.
+    pub fn thread_ended(&mut self, id: u32) -> bool {
+        self.vcpus.thread_ended(id)
+    }
+
+    /// Presses the guest's power button.
+    pub fn press_power_button(&self) {
+        self.devices.ged.raise(ged::Event::PowerButton);
+    }
+
+    /// COM1, if there is one.
+    #[must_use]
+    pub fn serial(&self) -> Option<&Serial> {
+        self.devices.serial.as_deref()
+    }
+}
+
+/// Checks the configuration against what this KVM can do.
+fn check_limits(kvm: &Kvm, config: &VmConfig, address_bits: u32) -> Result<()> {
+    let max = config.cpus.max as usize;
+    let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
+    if max > limit {
+        return Err(Error::input(
+            format!("--cpus boot={},max={max}", config.cpus.boot),
+            format!("{max} possible CPUs, and this host's KVM allows {limit}"),
+            format!("lower max to {limit}"),
+        ));
+    }
+    let end = layout::ram_ranges(config.memory)
+        .iter()
+        .map(|(start, len)| start + len)
+        .max();
+    if end.is_some_and(|end| end > 1 << address_bits) {
+        let most = (1u64 << address_bits) - (layout::HIGH_RAM_START - layout::LOW_RAM_END);
+        return Err(Error::input(
+            format!("--memory size={}M", config.memory >> 20),
+            format!("this host's CPUs have {address_bits} bits of physical address"),
+            format!("ask for {}M at the most", most >> 20),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! A machine's vCPUs: which of them KVM has, and which of those have a thread.
+//!
+//! KVM cannot destroy a vCPU and makes each id once only, so that a vCPU's descriptor is kept as long as the
+//! machine lives, by its thread or here.
+
+use crate::arch::cpuid::{self, Topology};
+use crate::arch::regs;
+use crate::error::{Error, Result};
+use crate::hotplug::view::ThreadView;
+use crate::kvm::Vm;
+use crate::vcpu::{Handle, PATIENCE, Reports, Spec, VcpuRef};
+use kvm_bindings::CpuId;
+use kvm_ioctls::VcpuFd;
+use std::sync::Arc;
+use std::time::Instant;
+use vm_device::device_manager::IoManager;
+
+/// What all vCPUs of a machine are made from.
+pub(super) struct Model {
+    pub(super) vm: Arc<Vm>,
+    pub(super) bus: Arc<IoManager>,
+    pub(super) reports: Arc<dyn Reports>,
+    pub(super) leaves: CpuId,
+    pub(super) topology: Topology,
+    pub(super) generation: u64,
+}
+
+/// What there is of a vCPU.
+enum Body {
+    /// Nothing.
+    Nothing,
+    /// KVM has it, and no thread runs it.
+    Idle(VcpuFd),
+    /// It has a thread.
+    Thread {
+        handle: Handle,
+        /// The run that it was last told of.
+        run: u64,
+    },
+    /// Its thread was told to end.
+    Ending {
+        handle: Handle,
+        /// It is to run again, in a new thread.
+        next: Option<u64>,
+    },
+}
+
+/// The vCPUs, by id.
+pub(super) struct Vcpus {
+    // Threads first: they use the rest.
+    bodies: Vec<Body>,
+    model: Model,
+}
+
+impl Vcpus {
+    pub(super) fn new(model: Model, max: u32) -> Self {
+        Self {
+            bodies: (0..max).map(|_| Body::Nothing).collect(),
+            model,
+        }
+    }
+
+    /// Makes KVM's vCPU, in the state of one that waits for INIT.
+    pub(super) fn create(&self, id: u32) -> Result<VcpuFd> {
+        let fd = self
+            .model
+            .vm
+            .fd()
+            .create_vcpu(id.into())
+            .map_err(|e| Error::kvm(&format!("create vCPU {id}"), e))?;
+        let own = cpuid::for_vcpu(&self.model.leaves, id, self.model.topology);
+        fd.set_cpuid2(&own)
+            .map_err(|e| Error::kvm("set CPUID", e))?;
+        regs::set_msrs(&fd)?;
+        // KVM makes its map of APIC ids while the vCPU that it creates is not in its list yet, and anew only when
+        // some local APIC changes. A vCPU that is created while the others run would get no INIT until then.
+        let lapic = fd
+            .get_lapic()
+            .map_err(|e| Error::kvm("get local APIC", e))?;
+        fd.set_lapic(&lapic)
+            .map_err(|e| Error::kvm("set local APIC", e))?;
+        Ok(fd)
+    }
+
+    /// Gives a vCPU a thread, parked.
+    pub(super) fn spawn(&mut self, id: u32, fd: VcpuFd, fresh: bool) -> Result<()> {
+        let handle = Handle::spawn(Spec {
+            vcpu: VcpuRef {
+                id,
+                generation: self.model.generation,
+            },
+            fd,
+            fresh,
+            vm: self.model.vm.clone(),
+            bus: self.model.bus.clone(),
+            reports: self.model.reports.clone(),
+        })?;
+        self.bodies[id as usize] = Body::Thread { handle, run: 0 };
+        Ok(())
+    }
+
+    /// Has a vCPU run for the n-th time, n being `run`, and makes whatever it lacks for that.
+    pub(super) fn run(&mut self, id: u32, run: u64) -> Result<()> {
+        let body = &mut self.bodies[id as usize];
+        if let Body::Ending { next, .. } = body {
+            *next = Some(run);
+            return Ok(());
+        }
+        if let Body::Nothing = body {
+            let fd = self.create(id)?;
+            self.spawn(id, fd, true)?;
+        } else if let Body::Idle(_) = body
+            && let Body::Idle(fd) = std::mem::replace(body, Body::Nothing)
+        {
+            self.spawn(id, fd, false)?;
+        }
+        if let Body::Thread { handle, run: last } = &mut self.bodies[id as usize] {
+            *last = run;
+            handle.run(run);
+        }
+        Ok(())
+    }
+
+    /// Has a vCPU's thread leave the guest.
+    pub(super) fn park(&mut self, id: u32) {
+        match &mut self.bodies[id as usize] {
+            Body::Thread { handle, run } => handle.park(*run),
+            // It was to run in a thread that does not exist yet: it never left for the guest.
+            Body::Ending { next, .. } => {
+                if let Some(run) = next.take() {
+                    let vcpu = VcpuRef {
+                        id,
+                        generation: self.model.generation,
+                    };
+                    self.model.reports.parked(vcpu, run);
+                }
+            }
+            Body::Nothing | Body::Idle(_) => {}
+        }
+    }
+
+    /// Ends a vCPU's parked thread.
+    pub(super) fn end_thread(&mut self, id: u32) {
+        let body = &mut self.bodies[id as usize];
+        *body = match std::mem::replace(body, Body::Nothing) {
+            Body::Thread { handle, .. } if !handle.is_running() => {
+                handle.end();
+                Body::Ending { handle, next: None }
+            }
+            other => other,
+        };
+    }
+
+    /// Takes note that a vCPU's thread has ended; returns whether it was told to while the machine goes on.
+    pub(super) fn thread_ended(&mut self, id: u32) -> bool {
+        let body = &mut self.bodies[id as usize];
+        if !matches!(body, Body::Ending { .. }) {
+            return false;
+        }
+        let Body::Ending { mut handle, next } = std::mem::replace(body, Body::Nothing) else {
+            return false;
+        };
+        if let Some(fd) = handle.finish(Instant::now() + PATIENCE) {
+            self.bodies[id as usize] = Body::Idle(fd);
+        }
+        if let Some(run) = next
+            && let Err(why) = self.run(id, run)
+        {
+            let vcpu = VcpuRef {
+                id,
+                generation: self.model.generation,
+            };
+            self.model.reports.not_ready(vcpu, run, why);
+        }
+        true
+    }
+
+    /// A vCPU's thread.
+    pub(super) fn thread(&self, id: u32) -> Option<ThreadView> {
+        match &self.bodies[id as usize] {
+            Body::Thread { handle, .. } => Some(ThreadView {
+                name: handle.name(),
+                running: handle.is_running(),
+            }),
+            Body::Nothing | Body::Idle(_) | Body::Ending { .. } => None,
+        }
+    }
+
+    /// The vCPUs that have threads.
+    pub(super) fn with_threads(&self) -> impl Iterator<Item = u32> {
+        let bodies = (0u32..).zip(&self.bodies);
+        bodies
+            .filter(|(_, body)| matches!(body, Body::Thread { .. } | Body::Ending { .. }))
+            .map(|(id, _)| id)
+    }
+
+    /// Tells every thread to end.
+    pub(super) fn stop(&self) {
+        self.handles().for_each(Handle::end);
+    }
+
+    fn handles(&self) -> impl Iterator<Item = &Handle> {
+        self.bodies.iter().filter_map(|body| match body {
+            Body::Thread { handle, .. } | Body::Ending { handle, .. } => Some(handle),
+            Body::Nothing | Body::Idle(_) => None,
+        })
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        // All at once, and one deadline for all.
+        self.stop();
+        let deadline = Instant::now() + PATIENCE;
+        for body in &mut self.bodies {
+            if let Body::Thread { handle, .. } | Body::Ending { handle, .. } = body {
+                handle.finish(deadline);
+            }
+        }
+    }
+}
