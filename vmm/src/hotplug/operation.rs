@@ -107,6 +107,15 @@ impl Operations {
             .min()
     }
 
+    /// The time of every running operation is over.
+    #[cfg(test)]
+    pub(super) fn expire(&mut self) {
+        let now = Instant::now();
+        self.running
+            .values_mut()
+            .for_each(|running| running.deadline = now);
+    }
+
     /// Ends one operation's part.
     pub(super) fn conclude(
         &mut self,

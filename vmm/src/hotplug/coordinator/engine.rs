@@ -81,13 +81,30 @@ impl Coordinator {
             }
             self.changed = true;
         }
+        if self.slots[id as usize].attempt.is_none() {
+            self.go_on(id, machine);
+        }
+    }
+
+    /// No attempt is under way: whoever has what was wanted is told, whoever has not gets a new attempt, and
+    /// where nobody wants anything the target is where the vCPU is.
+    fn go_on(&mut self, id: u32, machine: &mut dyn Machinery) {
         let slot = &self.slots[id as usize];
-        if slot.attempt.is_none() {
-            if slot.is_settled() {
-                self.settled(id, &outcome(Code::Succeeded, "it is as it shall be"));
-            } else if self.can_begin(id) {
-                self.begin(id, machine);
-            }
+        if slot.is_settled() {
+            self.settled(id, &outcome(Code::Succeeded, "it is as it shall be"));
+        } else if self.can_begin(id) {
+            self.begin(id, machine);
+        }
+        self.forget_target(id);
+    }
+
+    /// Where nobody wants anything of a vCPU, its target is where it is.
+    pub(super) fn forget_target(&mut self, id: u32) {
+        let slot = &mut self.slots[id as usize];
+        let target = slot.target;
+        let wanted = self.operations.open_for(id).any(|(_, to, _)| to == target);
+        if slot.attempt.is_none() && !wanted {
+            slot.target = slot.whereabouts();
         }
     }
 
@@ -162,20 +179,17 @@ impl Coordinator {
         None
     }
 
-    /// The attempt is over. One that failed leaves the target where the vCPU is.
+    /// The attempt is over.
     pub(super) fn attempt_ended(&mut self, id: u32, outcome: Outcome) {
         let slot = &mut self.slots[id as usize];
         let Some((target, outcome)) = slot.end_attempt(outcome) else {
             return;
         };
-        if outcome.code != Code::Succeeded && slot.target == target {
-            slot.target = slot.whereabouts();
-        }
         let phase = slot.phase.name();
         self.operations.conclude_all(id, target, phase, &outcome);
     }
 
-    fn settled(&mut self, id: u32, outcome: &Outcome) {
+    pub(super) fn settled(&mut self, id: u32, outcome: &Outcome) {
         let slot = &self.slots[id as usize];
         let phase = slot.phase.name();
         self.operations

@@ -137,10 +137,10 @@ impl Coordinator {
             } else {
                 slot.enter(Phase::Absent, now);
                 gate.set_offline();
-                self.attempt_ended(
-                    id,
-                    outcome(Code::Succeeded, "the guest starts again without it"),
-                );
+                let gone = outcome(Code::Succeeded, "the guest starts again without it");
+                self.attempt_ended(id, gone.clone());
+                // Somebody may wait for what nobody was at work on any more.
+                self.settled(id, &gone);
             }
         }
         self.machine = machine;

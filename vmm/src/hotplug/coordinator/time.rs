@@ -26,36 +26,23 @@ impl Coordinator {
     fn part_overdue(&mut self, operation: OperationId, id: u32, machine: &mut dyn Machinery) {
         let now = Instant::now();
         let wanted = self.operations.wanted(operation, id);
-        let under_way = self.slots[id as usize]
-            .attempt
-            .as_ref()
-            .map(|attempt| attempt.target);
         let patient = self
             .operations
             .open_for(id)
             .any(|(_, to, deadline)| Some(to) == wanted && deadline > now);
-        let phase = self.slots[id as usize].phase;
-        if under_way != wanted || patient {
-            let detail = format!(
-                "it was {} when the time was over, and goes on",
-                phase.name()
-            );
-            let late = outcome(Code::TimedOut, detail);
-            self.operations.conclude(operation, id, phase.name(), late);
-            if !patient {
-                let slot = &mut self.slots[id as usize];
-                slot.target = under_way.unwrap_or_else(|| slot.whereabouts());
-            }
-            return;
+        if !patient {
+            // Also where the opposite is under way, and nobody waits for that any longer: if it can be undone,
+            // that may be all that was wanted.
+            let retracted = self.retract(id, machine);
+            let inside = self.gates[id as usize].users();
+            self.apply(id, Event::Deadline { retracted, inside }, machine);
         }
-        let retracted = self.retract(id, machine);
-        let inside = self.gates[id as usize].users();
-        self.apply(id, Event::Deadline { retracted, inside }, machine);
-        // A phase without a limit of its own; nobody waits for it any longer.
-        let late = outcome(Code::TimedOut, "the time was over");
-        let phase = self.slots[id as usize].phase.name();
         if self.operations.open_parts(operation).contains(&id) {
+            let phase = self.slots[id as usize].phase.name();
+            let detail = format!("it was {phase} when the time was over, and goes on");
+            let late = outcome(Code::TimedOut, detail);
             self.operations.conclude(operation, id, phase, late);
+            self.forget_target(id);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The coordinator, with a machine made of plain data and a guest played by the test.
 
 mod bench;
+mod random;
 
 use super::*;
 use crate::hotplug::client::{Refused, Want};

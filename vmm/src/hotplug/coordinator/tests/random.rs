@@ -1,0 +1,411 @@
+//! The coordinator and the real controller, with threads and a guest that do whatever they may, in any order.
+
+use super::super::*;
+use crate::error::Result;
+use crate::hotplug::client::{Request, Want};
+use crate::hotplug::view::ThreadView;
+use hotvisor_devices::cpu_hotplug::{
+    CpuHotplug, GuestEject, HotplugSink, Notice, Request as Ask, regs,
+};
+use proptest::prelude::*;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use vm_device::DeviceMmio;
+use vm_device::bus::MmioAddress;
+
+const CPUS: u32 = 4;
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// The control thread's queue.
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<VecDeque<Message>>>);
+
+impl HotplugSink for Queue {
+    fn notice(&self, notice: Notice) {
+        self.post(Message::Notice(notice));
+    }
+}
+
+impl Queue {
+    fn post(&self, message: Message) {
+        self.0.lock().unwrap().push_back(message);
+    }
+
+    fn pop(&self) -> Option<Message> {
+        self.0.lock().unwrap().pop_front()
+    }
+}
+
+/// A vCPU's thread, as far as it matters: what it was told, and what it has yet to do about that.
+#[derive(Default)]
+struct Thread {
+    running: Option<u64>,
+    todo: VecDeque<Message>,
+}
+
+/// A machine of plain data around the real controller.
+struct Board {
+    registers: CpuHotplug,
+    threads: Vec<Thread>,
+}
+
+impl Board {
+    fn new(queue: &Queue, present: impl Iterator<Item = (u32, u64)>) -> Self {
+        let present: Vec<_> = present.collect();
+        let ids = present.iter().map(|(id, _)| *id);
+        let sink = Arc::new(queue.clone());
+        let mut threads: Vec<_> = (0..CPUS).map(|_| Thread::default()).collect();
+        for (id, run) in &present {
+            threads[*id as usize].running = Some(*run);
+        }
+        Self {
+            registers: CpuHotplug::new(CPUS, ids, GuestEject::Honour, sink),
+            threads,
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.registers.mmio_write(MmioAddress(0), offset, data);
+    }
+
+    fn read(&self, offset: u64, width: usize) -> u32 {
+        let mut data = [0; 4];
+        self.registers
+            .mmio_read(MmioAddress(0), offset, &mut data[..width]);
+        u32::from_le_bytes(data)
+    }
+
+    fn flags(&self, cpu: u32) -> u8 {
+        self.write(0, &cpu.to_le_bytes());
+        u8::try_from(self.read(4, 1)).unwrap()
+    }
+
+    fn is_enabled(&self, cpu: u32) -> bool {
+        self.flags(cpu) & regs::ENABLED != 0
+    }
+
+    fn ost(&self, cpu: u32, source: u32, status: u32) {
+        self.write(0, &cpu.to_le_bytes());
+        for (command, value) in [(1, source), (2, status)] {
+            self.write(5, &[command]);
+            self.write(8, &value.to_le_bytes());
+        }
+    }
+
+    fn eject(&self, cpu: u32) {
+        self.write(0, &cpu.to_le_bytes());
+        self.write(4, &[regs::EJECT]);
+    }
+
+    /// What one pass of the guest's scan finds and clears.
+    fn scan(&self) -> Vec<(u32, Ask)> {
+        let mut found = Vec::new();
+        self.write(0, &0u32.to_le_bytes());
+        loop {
+            self.write(5, &[0]);
+            let flags = u8::try_from(self.read(4, 1)).unwrap();
+            let cpu = self.read(8, 4);
+            let (event, ask) = if flags & regs::INSERT != 0 {
+                (regs::INSERT, Ask::Insert)
+            } else if flags & regs::REMOVE != 0 {
+                (regs::REMOVE, Ask::Eject)
+            } else {
+                return found;
+            };
+            self.write(4, &[event]);
+            found.push((cpu, ask));
+        }
+    }
+}
+
+impl Machinery for Board {
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
+        let thread = &mut self.threads[vcpu as usize];
+        assert_eq!(thread.running, None, "started twice");
+        thread.running = Some(run);
+        thread.todo.push_back(Message::Ready(vcpu, run));
+        Ok(())
+    }
+    fn park(&mut self, vcpu: u32) {
+        assert_ne!(vcpu, 0, "the boot CPU was parked");
+        assert!(!self.is_enabled(vcpu), "parked while the guest has it");
+        let thread = &mut self.threads[vcpu as usize];
+        if let Some(run) = thread.running.take() {
+            thread.todo.push_back(Message::Parked(vcpu, run));
+        }
+    }
+    fn end_thread(&mut self, _vcpu: u32) {}
+    fn thread(&self, _vcpu: u32) -> Option<ThreadView> {
+        None
+    }
+    fn insert(&mut self, vcpu: u32) -> u32 {
+        assert!(self.threads[vcpu as usize].running.is_some(), "no thread");
+        self.registers.insert(vcpu)
+    }
+    fn announce(&mut self, vcpu: u32) {
+        self.registers.announce(vcpu);
+    }
+    fn withdraw_insert(&mut self, vcpu: u32) -> bool {
+        self.registers.withdraw_insert(vcpu)
+    }
+    fn discard(&mut self, vcpu: u32) {
+        self.registers.discard(vcpu);
+    }
+    fn request_eject(&mut self, vcpu: u32) {
+        self.registers.request_eject(vcpu);
+    }
+    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+        self.registers.withdraw_eject(vcpu)
+    }
+    fn revoke_eject(&mut self, vcpu: u32) {
+        self.registers.revoke_eject(vcpu);
+    }
+    fn ring(&mut self) {}
+}
+
+/// What the guest does about a notification.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Obey,
+    Refuse,
+    Begin,
+    Ignore,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(Want, bool),
+    Cancel(u64),
+    Tick,
+    /// The control thread takes a message.
+    Control,
+    /// A vCPU's thread gets on.
+    Thread(u32),
+    Scan,
+    Work(Manner),
+    /// An eject out of the blue.
+    Eject(u32),
+    Restart,
+}
+
+fn want() -> impl Strategy<Value = Want> {
+    let set = proptest::collection::btree_set(1..CPUS, 0..CPUS as usize).prop_map(|mut set| {
+        set.insert(0);
+        Want::Set(set)
+    });
+    let target = prop_oneof![Just(Target::Online), Just(Target::Offline)];
+    prop_oneof![
+        (1..=CPUS).prop_map(Want::Count),
+        set,
+        (1..CPUS, target).prop_map(|(id, target)| Want::One(id, target)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let manner = prop_oneof![
+        6 => Just(Manner::Obey),
+        2 => Just(Manner::Refuse),
+        1 => Just(Manner::Begin),
+        1 => Just(Manner::Ignore),
+    ];
+    prop_oneof![
+        4 => (want(), proptest::bool::weighted(0.2)).prop_map(|(w, brief)| Step::Ask(w, brief)),
+        1 => (1..20u64).prop_map(Step::Cancel),
+        1 => Just(Step::Tick),
+        10 => Just(Step::Control),
+        8 => (0..CPUS).prop_map(Step::Thread),
+        4 => Just(Step::Scan),
+        6 => manner.prop_map(Step::Work),
+        1 => (0..=CPUS).prop_map(Step::Eject),
+        1 => Just(Step::Restart),
+    ]
+}
+
+struct World {
+    coordinator: Coordinator,
+    board: Board,
+    queue: Queue,
+    /// Notifications that the guest has not worked on, in order.
+    work: VecDeque<(u32, Ask)>,
+    machine: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let queue = Queue::default();
+        let sink = queue.clone();
+        let post: PostMessage = Arc::new(move |message| sink.post(message));
+        let limits = Limits {
+            operation: FOREVER,
+            dormant: None,
+        };
+        let mut coordinator = Coordinator::new(2, CPUS, limits, post);
+        let board = Board::new(&queue, coordinator.wanted().into_iter());
+        coordinator.restarted(1);
+        Self {
+            coordinator,
+            board,
+            queue,
+            work: VecDeque::new(),
+            machine: 1,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Ask(want, brief) => {
+                let timeout = Some(if brief { Duration::ZERO } else { FOREVER });
+                let request = Request { want, timeout };
+                self.coordinator.change(&request, &mut self.board).unwrap();
+            }
+            Step::Cancel(id) => {
+                let _ = self.coordinator.cancel(id, &mut self.board);
+            }
+            Step::Tick => self.coordinator.tick(&mut self.board),
+            Step::Control => {
+                if let Some(message) = self.queue.pop() {
+                    self.coordinator.message(message, &mut self.board);
+                }
+            }
+            Step::Thread(id) => {
+                if let Some(message) = self.board.threads[id as usize].todo.pop_front() {
+                    self.queue.post(message);
+                }
+            }
+            Step::Scan => self.work.extend(self.board.scan()),
+            Step::Work(manner) => self.work(manner),
+            Step::Eject(cpu) => self.board.eject(cpu),
+            Step::Restart => self.restart(),
+        }
+    }
+
+    fn work(&mut self, manner: Manner) {
+        let Some((cpu, ask)) = self.work.pop_front() else {
+            return;
+        };
+        match (ask, manner) {
+            (_, Manner::Ignore) => {}
+            (Ask::Insert, Manner::Refuse) => self.board.ost(cpu, 1, 1),
+            (Ask::Insert, _) => {
+                self.board.ost(cpu, 1, 0);
+                // INIT and SIPI.
+                if let Some(run) = self.board.threads[cpu as usize].running {
+                    let started = Message::Started(cpu, run);
+                    self.board.threads[cpu as usize].todo.push_back(started);
+                }
+            }
+            (Ask::Eject, Manner::Refuse) => self.board.ost(cpu, 3, 0x82),
+            (Ask::Eject, Manner::Begin) => {
+                self.board.ost(cpu, 3, 0x84);
+                self.work.push_front((cpu, Ask::Eject));
+            }
+            (Ask::Eject, Manner::Obey) => {
+                self.board.ost(cpu, 3, 0x84);
+                self.board.eject(cpu);
+                self.board.ost(cpu, 3, 0);
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        self.machine += 1;
+        // Posts of the machine before are stale: the queue drops them by their generation.
+        self.queue.0.lock().unwrap().clear();
+        self.work.clear();
+        self.board = Board::new(&self.queue, self.coordinator.wanted().into_iter());
+        self.coordinator.restarted(self.machine);
+        for (id, run) in self.coordinator.slots.iter().enumerate().skip(1) {
+            let cpu = u32::try_from(id).unwrap();
+            if self.board.threads[id].running.is_some() {
+                let started = Message::Started(cpu, run.run);
+                self.board.threads[id].todo.push_back(started);
+            }
+        }
+    }
+
+    /// Everybody does what there is left to do.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let before = self.queue.0.lock().unwrap().len() + self.work.len();
+            self.step(Step::Scan);
+            self.step(Step::Work(Manner::Obey));
+            (0..CPUS).for_each(|id| self.step(Step::Thread(id)));
+            self.step(Step::Control);
+            let after = self.queue.0.lock().unwrap().len() + self.work.len();
+            let todo = self
+                .board
+                .threads
+                .iter()
+                .any(|thread| !thread.todo.is_empty());
+            if before == 0 && after == 0 && !todo {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn view(&mut self) -> View {
+        self.coordinator.changed = true;
+        self.coordinator.take_view(&self.board).unwrap()
+    }
+
+    /// At rest, what is said is what there is.
+    fn check(&mut self) {
+        let view = self.view();
+        for (id, slot) in (0..CPUS).zip(&self.coordinator.slots) {
+            let plugged = slot.phase.is_plugged();
+            assert_eq!(plugged, self.board.is_enabled(id), "{id} {:?}", slot.phase);
+            let running = self.board.threads[id as usize].running.is_some();
+            assert_eq!(plugged, running, "{id} {:?}", slot.phase);
+            assert_eq!(
+                slot.target == Target::Online,
+                plugged,
+                "{id} {:?}",
+                slot.phase
+            );
+        }
+        assert_eq!(
+            usize::try_from(view.plugged).unwrap(),
+            self.coordinator.plugged().len()
+        );
+        assert!(view.online <= view.plugged && view.plugged <= view.max);
+        for (id, operation) in view.operations {
+            assert!(
+                operation.ended.is_some(),
+                "operation {id} hangs: {operation:?}"
+            );
+        }
+    }
+
+    /// Everybody does what there is left to do, and what then still hangs runs out of time.
+    fn come_to_rest(&mut self) {
+        self.settle();
+        self.coordinator.operations.expire();
+        self.coordinator.tick(&mut self.board);
+        self.settle();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_three_counts_agree_in_the_end(
+        steps in proptest::collection::vec(step(), 0..120)
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.come_to_rest();
+        world.check();
+        // And a request that everybody obeys is met.
+        let timeout = Some(FOREVER);
+        let request = Request { want: Want::Count(CPUS), timeout };
+        let operation = world.coordinator.change(&request, &mut world.board).unwrap();
+        world.come_to_rest();
+        world.check();
+        let ended = world.view().operations[&operation].ended;
+        prop_assert!(ended.is_some());
+    }
+}
