@@ -1,6 +1,7 @@
 //! A control thread that is none: it answers calls as a test wants, and publishes what the test says.
 
 use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, Want};
+use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::hotplug::view::{
     Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target, ThreadView,
     Timeline, VcpuView, View,
@@ -25,11 +26,13 @@ pub(crate) fn moment() -> SystemTime {
 
 fn vcpu(id: u32, online: bool) -> Arc<VcpuView> {
     let thread = ThreadView {
+        tid: None,
         name: format!("vcpu-{id}"),
         running: true,
     };
     Arc::new(VcpuView {
         id,
+        gate: Gate::new(|| {}),
         phase: if online { "online" } else { "dormant" },
         target: if online {
             Target::Online

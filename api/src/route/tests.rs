@@ -80,7 +80,7 @@ async fn vcpus_have_their_shape() {
         body["vcpus"][0],
         json!({
             "id": 0, "apic_id": 0, "phase": "online", "target": "online", "generation": 1,
-            "boot": true, "thread": {"name": "vcpu-0", "running": true}, "last_operation": null,
+            "boot": true, "thread": {"name": "vcpu-0", "tid": null, "running": true}, "last_operation": null,
         })
     );
     assert_eq!(body["vcpus"].as_array().unwrap().len(), 4);

@@ -48,6 +48,7 @@ struct Vcpu<'a> {
 #[derive(Serialize)]
 struct Thread<'a> {
     name: &'a str,
+    tid: Option<i32>,
     running: bool,
 }
 
@@ -56,6 +57,8 @@ struct Thread<'a> {
 struct Detail<'a> {
     #[serde(flatten)]
     vcpu: Vcpu<'a>,
+    /// How long its thread has run so far; null where the vCPU is on its way out or gone.
+    run_time_us: Option<u64>,
     timeline: Timelines,
 }
 
@@ -82,6 +85,7 @@ impl<'a> From<&'a VcpuView> for Vcpu<'a> {
     fn from(view: &'a VcpuView) -> Self {
         let thread = |thread: &'a ThreadView| Thread {
             name: &thread.name,
+            tid: thread.tid,
             running: thread.running,
         };
         Self {
@@ -97,9 +101,12 @@ impl<'a> From<&'a VcpuView> for Vcpu<'a> {
     }
 }
 
+fn us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl From<&view::Timeline> for Timeline {
     fn from(view: &view::Timeline) -> Self {
-        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let step = |(phase, time): &(&'static str, Duration)| Step {
             phase,
             us: us(*time),
@@ -145,6 +152,7 @@ async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     Query::of(&uri, &[])?;
     let detail = Detail {
         vcpu: Vcpu::from(vcpu),
+        run_time_us: vcpu.run_time().ok().flatten().map(us),
         timeline: Timelines {
             plug: vcpu.last_plug.as_ref().map(Timeline::from),
             unplug: vcpu.last_unplug.as_ref().map(Timeline::from),

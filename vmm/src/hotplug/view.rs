@@ -1,10 +1,11 @@
 //! What is published of the vCPUs and the operations: a consistent picture that anybody may hold and read,
 //! without asking the control thread and without keeping it from anything.
 
+use super::gate::{Binding, Denied, Gate};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Number of an operation, from 1, never used again in this process.
 pub type OperationId = u64;
@@ -45,6 +46,31 @@ pub struct VcpuView {
     pub last_plug: Option<Timeline>,
     /// How its last unplug went.
     pub last_unplug: Option<Timeline>,
+    /// The way to it for whoever uses it from outside.
+    pub gate: Gate,
+}
+
+impl VcpuView {
+    /// How long its thread has run so far, in the guest and out of it, in this incarnation of the thread.
+    ///
+    /// A pinned user of the vCPU, which does not wait: `None` without a thread to ask.
+    ///
+    /// # Errors
+    /// [`Denied`] where the vCPU is on its way out or gone.
+    pub fn run_time(&self) -> Result<Option<Duration>, Denied> {
+        let _inside = self
+            .gate
+            .enter(Binding::Pinned, "run time", Instant::now())?;
+        let Some(tid) = self.thread.as_ref().and_then(|thread| thread.tid) else {
+            return Ok(None);
+        };
+        // Nanoseconds on a CPU come first (Documentation/scheduler/sched-stats.rst).
+        let schedstat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat"));
+        let nanos = schedstat
+            .ok()
+            .and_then(|text| text.split(' ').next()?.parse().ok());
+        Ok(nanos.map(Duration::from_nanos))
+    }
 }
 
 /// A vCPU's thread.
@@ -52,6 +78,8 @@ pub struct VcpuView {
 pub struct ThreadView {
     /// Its name.
     pub name: String,
+    /// Its id on the host; `None` in the moment before it runs.
+    pub tid: Option<i32>,
     /// Whether it runs the guest; otherwise it is parked.
     pub running: bool,
 }

@@ -180,6 +180,7 @@ impl Vcpus {
         match &self.bodies[id as usize] {
             Body::Thread { handle, .. } => Some(ThreadView {
                 name: handle.name(),
+                tid: handle.tid(),
                 running: handle.is_running(),
             }),
             Body::Nothing | Body::Idle(_) | Body::Ending { .. } => None,

@@ -31,6 +31,7 @@ pub(super) enum Order {
 /// What a thread was told, and whether it still listens.
 struct Standing {
     order: Order,
+    tid: Option<i32>,
     ended: bool,
 }
 
@@ -44,6 +45,7 @@ impl Orders {
     fn new() -> Self {
         let standing = Standing {
             order: Order::Park(0),
+            tid: None,
             ended: false,
         };
         Self {
@@ -85,6 +87,11 @@ impl Orders {
             }
         };
         after.order
+    }
+
+    /// Says which thread follows the orders.
+    pub(super) fn set_tid(&self, tid: i32) {
+        self.lock().tid = Some(tid);
     }
 
     /// Says that the thread follows no order any more.
@@ -170,6 +177,12 @@ impl Handle {
     #[must_use]
     pub fn name(&self) -> String {
         self.vcpu.to_string()
+    }
+
+    /// The thread's id, once it runs.
+    #[must_use]
+    pub fn tid(&self) -> Option<i32> {
+        self.orders.lock().tid
     }
 
     /// Whether it was last told to run.

@@ -57,6 +57,7 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
         bus,
         reports,
     } = spec;
+    orders.set_tid(nix::unistd::gettid().as_raw());
     let ended = catch_unwind(AssertUnwindSafe(|| {
         // Dropped last: the VM and its memory outlive the descriptor.
         let _vm = vm;

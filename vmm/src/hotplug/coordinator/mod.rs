@@ -313,6 +313,7 @@ impl Coordinator {
                 last_operation: slot.last_operation,
                 last_plug: slot.last_plug.clone(),
                 last_unplug: slot.last_unplug.clone(),
+                gate: self.gates[id as usize].clone(),
             })
         };
         let phases: Vec<_> = self.slots.iter().map(|slot| slot.phase.name()).collect();
