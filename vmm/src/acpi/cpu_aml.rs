@@ -63,9 +63,8 @@ pub(super) fn container(max: u32) -> Vec<u8> {
     device("CPUS", &parts)
 }
 
-/// The registers. Flags and command are written byte by byte and never read for that: a field narrower
-/// than its register, or one that is preserved, would have the interpreter read first and write back more
-/// than was meant.
+/// The registers, each one field in its own width: for a field of single bits the interpreter would make
+/// an access for each bit that it looks at.
 fn registers() -> Vec<u8> {
     let (base, len) = (layout::CPU_HOTPLUG, regs::LEN);
     let region = OpRegion::new("CREG".into(), OpRegionSpace::SystemMemory, &base, &len);
