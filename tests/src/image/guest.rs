@@ -21,7 +21,7 @@ pub fn guest(kernel: &Unpacked, path: &Path) -> Result<()> {
     let mut archive = Archive::new();
     archive.bytes("init", 0o755, INIT);
     archive.busybox()?;
-    for folder in ["proc", "sys", "run", "tmp"] {
+    for folder in ["etc", "proc", "sys", "run", "tmp"] {
         archive.directory(folder);
     }
     for (number, module) in kernel.modules(MODULES)?.into_iter().enumerate() {

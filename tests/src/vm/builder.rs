@@ -32,7 +32,6 @@ pub struct Builder {
     memory: u32,
     serial: String,
     ignored: Option<String>,
-    api: bool,
     args: Vec<String>,
 }
 
@@ -55,7 +54,7 @@ pub(super) fn monitor_socket(folder: &Path) -> PathBuf {
     folder.join("monitor")
 }
 
-/// Where Hotvisor serves its API.
+/// Where Hotvisor listens for requests.
 pub(super) fn api_socket(folder: &Path) -> PathBuf {
     folder.join("api")
 }
@@ -73,7 +72,6 @@ impl Builder {
             memory: 512,
             serial: "tty".to_owned(),
             ignored: None,
-            api: false,
             args: Vec::new(),
         }
     }
@@ -125,13 +123,6 @@ impl Builder {
     #[must_use]
     pub fn ignoring(mut self, signals: &str) -> Self {
         self.ignored = Some(signals.to_owned());
-        self
-    }
-
-    /// Hotvisor serves its API, for [`Vm::http`].
-    #[must_use]
-    pub fn api(mut self) -> Self {
-        self.api = true;
         self
     }
 
@@ -202,9 +193,7 @@ impl Builder {
         ]);
         command.args(["--memory", &format!("size={}M", self.memory)]);
         command.args(["--serial", &self.serial, "--console", "off"]);
-        if self.api {
-            command.arg("--api-socket").arg(api_socket(folder));
-        }
+        command.arg("--api-socket").arg(api_socket(folder));
         command.args(&self.args);
         command
     }

@@ -19,6 +19,21 @@ pub struct Thread {
     pub syscall: String,
 }
 
+/// `ioctl(_, KVM_RUN, …)` as `/proc` shows it, but for the descriptor in its midst.
+const IOCTL: &str = "16";
+const KVM_RUN: &str = "0xae80";
+
+impl Thread {
+    /// Whether it runs a guest, as far as `/proc` shows: it is in `KVM_RUN`, or it does something. A vCPU's
+    /// thread that is parked sleeps elsewhere.
+    #[must_use]
+    pub fn is_in_guest(&self) -> bool {
+        let mut words = self.syscall.split_whitespace();
+        let in_run = words.next() == Some(IOCTL) && words.nth(1) == Some(KVM_RUN);
+        in_run || self.state == 'R'
+    }
+}
+
 impl fmt::Display for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -1,110 +1,182 @@
-//! Requests to a VMM's API: HTTP/1.1 over a Unix socket, one request a connection.
+//! One request over a Unix socket, and its answer.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::builder::api_socket;
-use super::{SOON, Vm};
+/// The most headers that an answer may have.
+const HEADERS: usize = 32;
 
-/// Time for an answer; a request may ask the server to wait for part of it.
-const ANSWER: Duration = Duration::from_secs(90);
-
-/// An answer of the API.
+/// What a server answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The `Location` header, or nothing.
-    pub location: Option<String>,
-    /// The body; null if there is none.
+    /// The body; `null` if there is none.
     pub body: Value,
 }
 
-impl Vm {
-    /// Asks the API, which the VM was built with, for something.
-    ///
-    /// # Errors
-    /// It does not answer, or not with JSON.
-    pub fn http(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let what = || self.evidence(format!("{method} {path} has no good answer"));
-        self.ask(method, path, body).with_context(what)
-    }
+/// Sends one request on a connection of its own, and waits for the whole answer.
+pub(super) fn request(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> Result<Answer> {
+    let mut stream = UnixStream::connect(socket)
+        .with_context(|| format!("nobody listens at {}", socket.display()))?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: hotvisor\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.set_write_timeout(Some(patience))?;
+    stream.write_all((head + &body).as_bytes())?;
+    let bytes = read_to_end(&mut stream, patience)
+        .with_context(|| format!("no whole answer to {method} {path}"))?;
+    parse(&bytes).with_context(|| {
+        let answer = String::from_utf8_lossy(&bytes);
+        format!("{method} {path} was answered by\n{answer}")
+    })
+}
 
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let socket = api_socket(self.folder.path());
-        let mut stream = UnixStream::connect(&socket)
-            .with_context(|| format!("cannot connect to {}", socket.display()))?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        let body = body.map_or(String::new(), Value::to_string);
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        parse(&answer)
-    }
-
-    /// Waits until something holds that only asking again can tell.
-    ///
-    /// # Errors
-    /// It does not hold within [`SOON`]; or asking failed.
-    pub fn wait_until(&self, what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
-        let end = Instant::now() + SOON;
-        while !holds()? {
-            ensure!(
-                Instant::now() < end,
-                self.evidence(format!("waited {SOON:?} for {what}"))
+/// All that comes until the other end closes.
+fn read_to_end(stream: &mut UnixStream, patience: Duration) -> Result<Vec<u8>> {
+    let end = Instant::now() + patience;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!(
+                "the other end did not close within {patience:?}; it sent {:?}",
+                String::from_utf8_lossy(&bytes)
             );
         }
-        Ok(())
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock
+                        | std::io::ErrorKind::TimedOut
+                        | std::io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
-fn parse(answer: &str) -> Result<Answer> {
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .context("no end of the headers")?;
-    let mut lines = head.lines();
-    let status = lines
-        .next()
-        .and_then(|line| line.split(' ').nth(1))
-        .context("no status")?;
-    let location = lines.find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("location")
-            .then(|| value.trim().to_owned())
-    });
+fn parse(bytes: &[u8]) -> Result<Answer> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(start) = head.parse(bytes)? else {
+        bail!("the answer ends in its head");
+    };
+    let header = |name: &str| {
+        let mut all = head.headers.iter();
+        all.find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| String::from_utf8_lossy(header.value).into_owned())
+    };
+    if let Some(encoding) = header("transfer-encoding") {
+        bail!("the body is encoded as {encoding}, and only plain bodies are read here");
+    }
+    let body = &bytes[start..];
+    if let Some(length) = header("content-length") {
+        let length: usize = length.parse().context("a bad Content-Length")?;
+        if body.len() != length {
+            bail!("the body has {} of {length} bytes", body.len());
+        }
+    }
     Ok(Answer {
-        status: status.parse()?,
-        location,
-        body: if body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_str(body)?
+        status: head.code.context("no status")?,
+        body: match body {
+            [] => Value::Null,
+            _ => serde_json::from_slice(body).context("the body is not JSON")?,
         },
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::json;
+
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     #[test]
-    fn an_answer_is_taken_apart() {
-        let text = "HTTP/1.1 202 Accepted\r\nlocation: /x/1\r\n\r\n{\"id\":1}";
-        let answer = parse(text).unwrap();
+    fn a_request_arrives_whole_and_its_answer_comes_back_from_pieces() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let mut length = 0;
+            while !request[..length].ends_with(b"{\"desired\":3}") {
+                length += stream.read(&mut request[length..]).unwrap();
+            }
+            for piece in [
+                "HTTP/1.1 202 Acc",
+                "epted\r\ncontent-length: 8\r\n\r\n{\"id\"",
+                ":7}",
+            ] {
+                stream.write_all(piece.as_bytes()).unwrap();
+            }
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let body = json!({"desired": 3});
+        let answer = request(&socket, "PUT", "/x?wait=1", Some(&body), PATIENCE).unwrap();
         assert_eq!(
-            (answer.status, answer.location.as_deref()),
-            (202, Some("/x/1"))
+            answer,
+            Answer {
+                status: 202,
+                body: json!({"id": 7})
+            }
         );
-        assert_eq!(answer.body["id"], 1);
-        assert!(parse("HTTP/1.1 200 OK").is_err());
+        let request = server.join().unwrap();
+        assert!(
+            request.starts_with("PUT /x?wait=1 HTTP/1.1\r\n"),
+            "{request}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        for (bytes, expected) in [
+            (&b"HTTP/1.1 200 OK\r\n"[..], "ends in its head"),
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{}", "2 of 3"),
+            (
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+                "chunked",
+            ),
+            (b"HTTP/1.1 200 OK\r\n\r\nhello", "not JSON"),
+        ] {
+            let error = parse(bytes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let empty = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        assert_eq!(empty.body, Value::Null);
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_not_waited_for_beyond_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let patience = Duration::from_millis(10);
+        let error = request(&socket, "GET", "/x", None, patience).unwrap_err();
+        assert!(format!("{error:#}").contains("did not close"), "{error:#}");
     }
 }

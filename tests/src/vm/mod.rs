@@ -3,9 +3,12 @@
 //! Every wait has a deadline, and one that passes gives an error with the evidence: what was awaited,
 //! the end of the console, what the VMM said, and where its threads are.
 
+mod agree;
+pub mod api;
 mod builder;
 mod console;
 mod evidence;
+mod footprint;
 mod http;
 mod memory;
 mod watch;
@@ -22,6 +25,7 @@ use nix::sys::signal::{Signal, kill};
 pub use builder::{Builder, Vmm};
 pub use console::{Console, Found};
 pub use evidence::Thread;
+pub use footprint::Footprint;
 pub use http::Answer;
 pub use memory::own_memory;
 
@@ -51,15 +55,6 @@ pub struct Vm {
     commands: AtomicU32,
     /// Holds the VMM's sockets.
     folder: tempfile::TempDir,
-}
-
-/// What a VMM has of the host that could leak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Footprint {
-    /// Threads.
-    pub threads: usize,
-    /// Open descriptors.
-    pub files: usize,
 }
 
 /// What a command in the guest gave.
@@ -252,6 +247,12 @@ impl Vm {
         Ok(())
     }
 
+    /// A client of Hotvisor's API.
+    #[must_use]
+    pub fn api(&self) -> api::Api<'_> {
+        api::Api::new(self, builder::api_socket(self.folder.path()))
+    }
+
     /// Waits until the VMM's process ends.
     ///
     /// # Errors
@@ -291,18 +292,6 @@ impl Vm {
             bail!("the VMM has ended and has no threads");
         }
         Ok(threads)
-    }
-
-    /// What the VMM has of the host that could leak.
-    ///
-    /// # Errors
-    /// It has ended.
-    pub fn footprint(&self) -> Result<Footprint> {
-        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count();
-        Ok(Footprint {
-            threads: self.threads()?.len(),
-            files,
-        })
     }
 
     /// The VMM's own memory in KiB: what it has of the host without the guest's RAM, whose size is

@@ -89,7 +89,7 @@ impl Slot {
 
     /// Goes into `phase`; the time spent in the one before is put down.
     pub(super) fn enter(&mut self, phase: Phase, now: Instant) {
-        if phase.name() == self.phase.name() {
+        if phase.stage() == self.phase.stage() {
             self.phase = phase;
             return;
         }
@@ -102,7 +102,7 @@ impl Slot {
                 _ => false,
             };
             if !rest {
-                attempt.timeline.phases.push((self.phase.name(), spent));
+                attempt.timeline.phases.push((self.phase.stage(), spent));
             }
         }
         self.since = now;

@@ -98,7 +98,7 @@ pub enum Target {
 pub struct Timeline {
     /// For which operation.
     pub operation: OperationId,
-    /// Name of each phase, and how long it took.
+    /// Name of each phase, or of its part, and how long it took.
     pub phases: Vec<(&'static str, Duration)>,
 }
 

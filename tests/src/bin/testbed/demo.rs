@@ -2,14 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::host;
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::nested::{self, Clock, Input, Job};
+use hotvisor_tests::vm::api::{Operation, Target};
 use hotvisor_tests::vm::{SOON, Vm};
 
 use crate::inner::{self, Need};
+use crate::picture;
 use crate::progress::Step;
 
 /// The guest's memory in MiB.
@@ -80,10 +82,50 @@ fn show(artifacts: &Artifacts) -> Result<ExitCode> {
     for thread in vm.threads()? {
         println!("    {:<16} {}", thread.name, thread.state);
     }
+    hotplug(&vm)?;
     vm.press_power_button()?;
     vm.wait_success(SOON)?;
     println!("the guest powered itself off when the VMM got SIGTERM; exit code 0");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The vCPU that goes and comes back; not the highest.
+const VCPU: u32 = 2;
+/// Lets Linux refuse every ejection of a CPU, or not.
+const SWITCH: &str = "/sys/firmware/acpi/hotplug/processor/enabled";
+
+fn hotplug(vm: &Vm) -> Result<()> {
+    let api = vm.api();
+    for (what, target, timeline) in [
+        ("unplug", Target::Offline, "unplug"),
+        ("plug", Target::Online, "plug"),
+    ] {
+        println!("{what} of vCPU {VCPU}");
+        let operation = api.vcpu_target(VCPU, target, SOON)?;
+        println!("  {}", said(&operation)?);
+        let vcpu = api.get(&format!("/api/v1/vcpus/{VCPU}"))?.body;
+        print!("{}", picture::of(&vcpu["timeline"][timeline])?);
+        let online = vm.sh_ok("cat /sys/devices/system/cpu/online")?;
+        println!("  CPUs online in the guest: {online}");
+    }
+    println!("unplug of vCPU {VCPU}, and the guest says no (0 in {SWITCH})");
+    vm.sh_ok(&format!("echo 0 >{SWITCH}"))?;
+    let operation = api.vcpu_target(VCPU, Target::Offline, SOON)?;
+    println!("  {}", said(&operation)?);
+    vm.sh_ok(&format!("echo 1 >{SWITCH}"))?;
+    let online = vm.sh_ok("cat /sys/devices/system/cpu/online")?;
+    println!("  CPUs online in the guest: {online}");
+    Ok(())
+}
+
+/// What became of an operation, as the API says it.
+fn said(operation: &Operation) -> Result<String> {
+    let outcome = operation.part(VCPU).and_then(|part| part.outcome.as_ref());
+    let outcome = outcome.with_context(|| format!("it did not end: {operation:?}"))?;
+    let ost = outcome.ost.map_or(String::new(), |[source, status]| {
+        format!(" (_OST {source:#x}, {status:#x})")
+    });
+    Ok(format!("{:?}{ost}: {}", outcome.code, outcome.detail))
 }
 
 fn hypervisor(vm: &Vm) -> Result<String> {

@@ -3,6 +3,7 @@
 mod demo;
 mod figures;
 mod inner;
+mod picture;
 mod progress;
 mod shell;
 mod test;

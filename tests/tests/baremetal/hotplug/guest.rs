@@ -25,7 +25,7 @@ pub(super) const BEGUN: (u32, u32) = (3, 0x84);
 
 /// A machine with an API.
 pub(super) fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
-    Ok(Machine::new(context, boot, max)?.with(|vm| vm.api()))
+    Machine::new(context, boot, max)
 }
 
 /// What this suite does with a guest.
@@ -121,7 +121,7 @@ impl Hotplug for Guest {
 
     /// A request that is accepted; returns the operation.
     fn put(&self, path: &str, body: &Value) -> Result<Value> {
-        let answer = self.vm().http("PUT", path, Some(body))?;
+        let answer = self.vm().api().put(path, body)?;
         self.ensure(answer.status == 202 || answer.status == 200, || {
             format!("PUT {path} {body} gave {} {}", answer.status, answer.body)
         })?;
@@ -143,7 +143,7 @@ impl Hotplug for Guest {
     /// The operation when it has ended.
     fn ended(&self, operation: &Value) -> Result<Value> {
         let path = format!("/api/v1/operations/{}?wait={WAIT}", operation["id"]);
-        Ok(self.vm().http("GET", &path, None)?.body)
+        Ok(self.vm().api().get(&path)?.body)
     }
 
     /// Waits for an operation's end in this state; returns the outcome of its first part.
@@ -155,7 +155,7 @@ impl Hotplug for Guest {
 
     fn vcpu(&self, cpu: u32) -> Result<Value> {
         let path = format!("/api/v1/vcpus/{cpu}");
-        Ok(self.vm().http("GET", &path, None)?.body)
+        Ok(self.vm().api().get(&path)?.body)
     }
 
     /// Waits until a vCPU is in this phase.

@@ -114,7 +114,7 @@ fn cancel(context: &Context) -> Result<()> {
     guest.start_cpu(1, 1)?;
     let operation = guest.request(1, "offline")?;
     let path = format!("/api/v1/operations/{}", operation["id"]);
-    let answer = guest.vm().http("DELETE", &path, None)?;
+    let answer = guest.vm().api().delete(&path)?;
     guest.ensure(answer.status < 300, || {
         format!("gave {} {}", answer.status, answer.body)
     })?;
@@ -132,7 +132,7 @@ fn cancel_late(context: &Context) -> Result<()> {
     let operation = guest.request(1, "offline")?;
     guest.scan()?;
     let path = format!("/api/v1/operations/{}", operation["id"]);
-    let answer = guest.vm().http("DELETE", &path, None)?;
+    let answer = guest.vm().api().delete(&path)?;
     guest.ensure(answer.status == 409, || {
         format!("gave {} {}", answer.status, answer.body)
     })?;
@@ -220,12 +220,12 @@ fn impossible(context: &Context) -> Result<()> {
         ("/api/v1/vcpus/0", json!({ "target": "offline" }), 409),
         ("/api/v1/vcpus/2", json!({ "target": "online" }), 404),
     ] {
-        let answer = guest.vm().http("PUT", path, Some(&body))?;
+        let answer = guest.vm().api().put(path, &body)?;
         guest.ensure(answer.status == status, || {
             format!("{path} {body} gave {} {}", answer.status, answer.body)
         })?;
     }
-    let operations = guest.vm().http("GET", "/api/v1/operations", None)?.body;
+    let operations = guest.vm().api().get("/api/v1/operations")?.body;
     guest.ensure(!operations.to_string().contains("created_at"), || {
         format!("a refused request left {operations}")
     })?;

@@ -231,6 +231,20 @@ impl Phase {
         }
     }
 
+    /// Its name in a timeline: the phase, and where whose turn it is makes a difference, that too.
+    #[must_use]
+    pub const fn stage(self) -> &'static str {
+        match self {
+            Self::Notifying { at, .. } => match at {
+                At::Host(_) => "notifying.host",
+                At::Asked => "notifying.asked",
+                At::Read => "notifying.read",
+                At::Begun => "notifying.begun",
+            },
+            other => other.name(),
+        }
+    }
+
     /// Whether the guest's tables say that it is there.
     #[must_use]
     pub const fn is_plugged(self) -> bool {

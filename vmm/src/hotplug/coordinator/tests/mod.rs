@@ -28,7 +28,17 @@ fn an_unplug_goes_through_every_step_and_ends_with_proof() {
     assert_eq!((view.desired, view.plugged, view.online), (2, 2, 2));
     let timeline = view.vcpus[1].last_unplug.clone().unwrap();
     let phases: Vec<_> = timeline.phases.iter().map(|(name, _)| *name).collect();
-    assert_eq!(phases, ["draining", "notifying", "syncing", "stopping"]);
+    assert_eq!(
+        phases,
+        [
+            "draining",
+            "notifying.asked",
+            "notifying.read",
+            "notifying.begun",
+            "syncing",
+            "stopping"
+        ]
+    );
 }
 
 #[test]
