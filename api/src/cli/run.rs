@@ -69,7 +69,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "honour|ignore", default_value = "honour")]
     guest_eject: String,
     /// How long a plug or an unplug may take whose request names no other time
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     operation_timeout: u32,
     /// How long the thread of an ejected vCPU is kept for the next plug
     #[arg(long, value_name = "SECONDS|never", default_value = "300")]

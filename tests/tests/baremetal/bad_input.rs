@@ -263,6 +263,26 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     ),
     (&["--console", "tty"], &["no virtio console"]),
     (
+        &["--api-socket", "nowhere/api"],
+        &["--api-socket nowhere/api", "No such"],
+    ),
+    (&["--api-socket", "in-use"], &["--api-socket in-use"]),
+    (&["--api-socket", "text"], &["--api-socket text"]),
+    (&["--api-socket", "fd=3"], &["name a path"]),
+    // The socket is there when the console is found to be nowhere, and must go with the rest.
+    (
+        &["--api-socket", "api", "--serial", "file=nowhere/console"],
+        &["--serial file=nowhere/console", "No such file"],
+    ),
+    (
+        &["--guest-eject", "honor"],
+        &["no such policy", "did you mean \"honour\"?"],
+    ),
+    (
+        &["--dormant-timeout", "soon"],
+        &["--dormant-timeout soon", "not a number of seconds"],
+    ),
+    (
         &["--log-file", "nowhere/log"],
         &["--log-file nowhere/log", "No such file"],
     ),

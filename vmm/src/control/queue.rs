@@ -4,16 +4,19 @@ use crate::error::{Error, Result};
 use crate::hotplug::client::{Call, Calls};
 use crate::hotplug::machinery::Message;
 use crate::vcpu::{Exit, Reports, VcpuRef};
-use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice};
+use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice, What};
 use hotvisor_devices::power::{PowerRequest, PowerSink};
 use hotvisor_devices::serial::SerialSink;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// How many events are taken at a time.
 const BATCH: usize = 256;
+/// How much of what a guest can say again and again waits in the queue at most. A guest that has more to say than
+/// this before any of it was heard is not one that means it.
+const CHATTER: usize = 1024;
 
 /// What is posted.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub(super) struct Queue {
     wake: Arc<EventFd>,
     /// Whether [`Event::InputWanted`] is in the queue already.
     input_wanted: Arc<AtomicBool>,
+    /// How much chatter is in the queue.
+    chatter: Arc<AtomicUsize>,
 }
 
 /// The posting end of one machine.
@@ -58,6 +63,8 @@ pub(super) struct Post {
     wake: Arc<EventFd>,
     /// Whether [`Event::InputWanted`] is in the queue already.
     input_wanted: Arc<AtomicBool>,
+    /// How much chatter is in the queue.
+    chatter: Arc<AtomicUsize>,
 }
 
 impl Queue {
@@ -71,6 +78,7 @@ impl Queue {
             sender,
             wake: Arc::new(wake),
             input_wanted: Arc::default(),
+            chatter: Arc::default(),
         })
     }
 
@@ -86,6 +94,7 @@ impl Queue {
             sender: self.sender.clone(),
             wake: self.wake.clone(),
             input_wanted: self.input_wanted.clone(),
+            chatter: self.chatter.clone(),
         }
     }
 
@@ -98,12 +107,22 @@ impl Queue {
             let _ = self.wake.write(1);
         }
         for posted in &taken {
-            if let Event::InputWanted = posted.event {
-                self.input_wanted.store(false, Ordering::Release);
+            match &posted.event {
+                Event::InputWanted => self.input_wanted.store(false, Ordering::Release),
+                Event::Hotplug(Message::Notice(notice)) if is_chatter(notice) => {
+                    self.chatter.fetch_sub(1, Ordering::AcqRel);
+                }
+                _ => {}
             }
         }
         taken
     }
+}
+
+/// Whether a guest can say this as often as it likes. Reading a request and ejecting a CPU it can only do after
+/// the host has asked or plugged.
+fn is_chatter(notice: &Notice) -> bool {
+    matches!(notice.what, What::Status { .. } | What::EjectIgnored(_))
 }
 
 impl Post {
@@ -137,6 +156,13 @@ impl Calls for Post {
 
 impl HotplugSink for Post {
     fn notice(&self, notice: Notice) {
+        if is_chatter(&notice) {
+            let waiting = self.chatter.fetch_add(1, Ordering::AcqRel);
+            if waiting >= CHATTER {
+                self.chatter.fetch_sub(1, Ordering::AcqRel);
+                return;
+            }
+        }
         self.event(Event::Hotplug(Message::Notice(notice)));
     }
 }
@@ -177,5 +203,35 @@ impl SerialSink for Post {
         if !self.input_wanted.swap(true, Ordering::AcqRel) {
             self.event(Event::InputWanted);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotvisor_devices::cpu_hotplug::Request;
+
+    #[test]
+    fn a_guest_that_talks_all_the_time_is_cut_short_and_what_matters_gets_through() {
+        let queue = Queue::new().unwrap();
+        let post = queue.post(1);
+        let say = |what| {
+            post.notice(Notice {
+                cpu: 1,
+                plug: 0,
+                what,
+            });
+        };
+        let status = What::Status {
+            source: 3,
+            status: 0x84,
+        };
+        (0..10 * CHATTER).for_each(|_| say(status));
+        say(What::Read(Request::Eject));
+        let taken = || std::iter::repeat_with(|| queue.take()).take_while(|t| !t.is_empty());
+        assert_eq!(taken().flatten().count(), CHATTER + 1);
+        // And is heard again once it was heard.
+        say(status);
+        assert_eq!(taken().flatten().count(), 1);
     }
 }

@@ -71,6 +71,7 @@ impl Coordinator {
             let before = self.slots[id as usize].phase;
             let change = before.next(event.clone(), &self.names);
             debug!(id, ?event, ?before, after = ?change.phase, "{}", change.reason);
+            self.changed |= change.phase != before || change.outcome.is_some();
             self.slots[id as usize].enter(change.phase, now);
             for action in change.actions {
                 events.extend(self.act(id, action, machine));
@@ -79,7 +80,6 @@ impl Coordinator {
             if let Some(outcome) = change.outcome {
                 self.attempt_ended(id, outcome);
             }
-            self.changed = true;
         }
         if self.slots[id as usize].attempt.is_none() {
             self.go_on(id, machine);
