@@ -40,7 +40,10 @@ async fn gate(State(client): State<Client>, request: Request, next: Next) -> Res
         Ok(request) => request,
         Err(trouble) => return trouble.into_response(),
     };
-    if client.watch().has_changed().is_err() {
+    // There is nothing to see before the machine is made, and nothing to do after its end.
+    let mut view = client.watch();
+    let made = view.wait_for(|view| view.max > 0).await.is_ok();
+    if !made || view.has_changed().is_err() {
         return Trouble::Gone.into_response();
     }
     next.run(request).await

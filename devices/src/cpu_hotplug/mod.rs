@@ -213,10 +213,10 @@ impl CpuHotplug {
 
     /// Takes a request to eject back. `true`: the guest had not read it and now never will; event and
     /// authorisation are gone. `false`: it may have read it, nothing is changed, and an eject that comes
-    /// late is still a requested one.
+    /// late is still a requested one; or the CPU has just been ejected.
     #[must_use]
     pub fn withdraw_eject(&self, cpu: u32) -> bool {
-        self.change(cpu, Slot::withdraw_eject).unwrap_or(true)
+        self.change(cpu, Slot::withdraw_eject).unwrap_or(false)
     }
 
     /// Drops the authorisation to eject a CPU: the guest has finally refused.
@@ -227,10 +227,16 @@ impl CpuHotplug {
     }
 
     /// Takes an insertion back. `true`: the guest has neither read the event nor that the slot is enabled,
-    /// and the slot is empty again. `false`: it may know of the CPU, and nothing is changed.
+    /// and the slot is empty again. `false`: it may know of the CPU, and nothing is changed; or it has just
+    /// ejected it.
     #[must_use]
     pub fn withdraw_insert(&self, cpu: u32) -> bool {
-        self.change(cpu, Slot::withdraw_insert).unwrap_or(true)
+        self.change(cpu, Slot::withdraw_insert).unwrap_or(false)
+    }
+
+    /// The guest has shown by other means than `_OST` that it knows of this insertion: it has started the CPU.
+    pub fn acknowledge(&self, cpu: u32) {
+        self.change(cpu, Slot::acknowledge_insertion);
     }
 
     /// Empties a slot whatever the guest knows of it: it has said that it does not take the CPU.
@@ -277,7 +283,11 @@ impl State {
 
     /// Posts what the guest did with the selected CPU.
     fn post(&mut self, what: What) -> Result<(), NoEffect> {
-        let plug = self.selected(|slot| slot.plug())?;
+        let speaks_of_ejection = matches!(
+            what,
+            What::Status { source, .. } if !INSERTION_SOURCES.contains(&source)
+        );
+        let plug = self.selected(|slot| slot.meant(speaks_of_ejection))?;
         self.sink.notice(Notice {
             cpu: self.selector,
             plug,

@@ -58,8 +58,13 @@ impl Slot {
         }
     }
 
-    pub(super) fn plug(&self) -> u32 {
-        self.plug
+    /// The insertion that the guest means. What it says of an ejection before it has acknowledged the CPU in the
+    /// slot, it says of the one before: `_EJ0` comes before the last `_OST`, and another CPU may come between.
+    pub(super) fn meant(&self, ejection: bool) -> u32 {
+        match &self.cpu {
+            Some(cpu) if ejection && !cpu.known => self.plug.wrapping_sub(1),
+            _ => self.plug,
+        }
     }
 
     pub(super) fn has_event(&self) -> bool {
@@ -145,7 +150,7 @@ impl Slot {
         }
     }
 
-    /// Takes back a request to eject that the guest has not read. Whether there is none any more.
+    /// Takes back a request to eject that the guest has not read. Whether it did.
     pub(super) fn withdraw_eject(&mut self) -> bool {
         match &mut self.cpu {
             Some(cpu) if cpu.remove.read => false,
@@ -154,7 +159,7 @@ impl Slot {
                 cpu.authorised = false;
                 true
             }
-            None => true,
+            None => false,
         }
     }
 
@@ -173,12 +178,12 @@ impl Slot {
         self.cpu = None;
     }
 
-    /// Takes back an insertion that the guest cannot know of. Whether the slot is empty.
+    /// Takes back an insertion that the guest cannot know of. Whether it did.
     pub(super) fn withdraw_insert(&mut self) -> bool {
-        if self.cpu.as_ref().is_some_and(|cpu| cpu.seen) {
-            return false;
+        let unseen = self.cpu.as_ref().is_some_and(|cpu| !cpu.seen);
+        if unseen {
+            self.cpu = None;
         }
-        self.cpu = None;
-        true
+        unseen
     }
 }

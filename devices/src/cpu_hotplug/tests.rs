@@ -216,7 +216,8 @@ fn a_request_that_was_not_read_can_be_withdrawn_and_one_that_was_cannot() {
     assert!(!bed.controller.withdraw_eject(1), "the first one was read");
     bed.set(1, EJECT);
     assert_eq!(bed.posted().last(), Some(&(1, 0, EJECTED)));
-    assert!(bed.controller.withdraw_eject(1), "nothing is left to eject");
+    // There is nothing to withdraw: what the guest did decides.
+    assert!(!bed.controller.withdraw_eject(1));
 }
 
 #[test]
@@ -338,7 +339,7 @@ fn a_cpu_that_the_machine_does_not_have_reads_zero_and_keeps_nothing() {
         bed.controller.request_eject(cpu);
         bed.controller.revoke_eject(cpu);
         assert_eq!(bed.controller.insert(cpu), 0);
-        assert!(bed.controller.withdraw_eject(cpu) && bed.controller.withdraw_insert(cpu));
+        assert!(!bed.controller.withdraw_eject(cpu) && !bed.controller.withdraw_insert(cpu));
     }
     assert_eq!(bed.posted(), []);
     bed.select(1);
@@ -360,4 +361,33 @@ fn odd_accesses_read_zero_and_do_nothing() {
     }
     assert_eq!(bed.read(FLAGS, 1), COMES);
     assert_eq!((bed.data(), bed.posted()), (1, vec![]));
+}
+
+/// `_EJ0` comes before the last `_OST`, and the host may have put the next CPU in between.
+#[test]
+fn the_last_word_on_an_ejected_cpu_is_not_taken_for_one_on_the_next() {
+    let bed = Bed::new(GuestEject::Honour);
+    bed.set(1, EJECT);
+    assert_eq!(bed.controller.insert(1), 1);
+    bed.ost(1, 3, 0);
+    let word = What::Status {
+        source: 3,
+        status: 0,
+    };
+    assert_eq!(bed.posted().last(), Some(&(1, 0, word)));
+    bed.ost(1, 1, 0);
+    bed.ost(1, 3, 0);
+    assert_eq!(bed.posted().last(), Some(&(1, 1, word)));
+}
+
+#[test]
+fn a_cpu_that_was_started_is_known_without_an_acknowledgement() {
+    let bed = Bed::new(GuestEject::Honour);
+    bed.controller.insert(2);
+    bed.controller.request_eject(2);
+    bed.set(2, EJECT);
+    assert_ne!(bed.flags_of(2), 0);
+    bed.controller.acknowledge(2);
+    bed.set(2, EJECT);
+    assert_eq!(bed.flags_of(2), 0);
 }

@@ -186,14 +186,18 @@ fn segments(sregs: &mut kvm_sregs, entry: Entry) {
     sregs.idt.limit = 0;
 }
 
-/// Gives a vCPU that the guest has had before, and let go, the state of one that was just plugged in: it waits
-/// for INIT, and what INIT leaves as it is has its power-on value. The TSC and its adjustment stay, as all CPUs
-/// of a machine agree on them.
+/// Has a vCPU that the guest has had before, and let go, wait for INIT like one that was just plugged in. Of what
+/// INIT leaves as it is, the page attributes, memory types and pending events are as after power-on; the TSC and
+/// its adjustment stay, as all CPUs of a machine agree on them.
 ///
 /// # Errors
 /// [`Error::Host`] with KVM's answer.
 pub fn make_new(vcpu: &VcpuFd) -> Result<()> {
-    // What was pending when it was let go is nobody's any more.
+    // INIT and SIPI that were sent to it while it was gone would start it, at an address of long ago. KVM keeps
+    // them until it is asked for the state, which takes them up.
+    vcpu.get_mp_state()
+        .map_err(|e| Error::kvm("get the state of waiting for INIT", e))?;
+    // What else was pending when it was let go is nobody's any more.
     let mut events = vcpu
         .get_vcpu_events()
         .map_err(|e| Error::kvm("get vCPU events", e))?;

@@ -147,7 +147,7 @@ impl<'a> Driver<'a> {
                 let id = manager.add_subscriber(self);
                 loop {
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
-                    driver.hotplug.publish(driver.machine.as_ref());
+                    driver.hotplug.publish(driver.machine.as_mut());
                     if let Some(end) = driver.end.take() {
                         driver.console.finish(&driver.output, LAST_WORDS);
                         return Ok(end);

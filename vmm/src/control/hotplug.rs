@@ -101,8 +101,12 @@ impl Hotplug {
         self.waiting.clear();
     }
 
-    /// Publishes what has changed, and then gives the answers.
-    pub(super) fn publish(&mut self, machine: Option<&Machine>) {
+    /// Tells the guest and everybody else what has changed, once for a whole turn of the loop, and then gives
+    /// the answers.
+    pub(super) fn publish(&mut self, mut machine: Option<&mut Machine>) {
+        if let Some(machine) = &mut machine {
+            machine.ring();
+        }
         if let Some(machine) = machine
             && let Some(view) = self.coordinator.take_view(machine)
         {

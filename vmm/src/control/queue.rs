@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 const BATCH: usize = 256;
 /// How much of what a guest can say again and again waits in the queue at most. A guest that has more to say than
 /// this before any of it was heard is not one that means it.
-const CHATTER: usize = 1024;
+const CHATTER: usize = 16 << 10;
 
 /// What is posted.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Queue {
 /// Whether a guest can say this as often as it likes. Reading a request and ejecting a CPU it can only do after
 /// the host has asked or plugged.
 fn is_chatter(notice: &Notice) -> bool {
-    matches!(notice.what, What::Status { .. } | What::EjectIgnored(_))
+    matches!(notice.what, What::Status { .. })
 }
 
 impl Post {
@@ -156,6 +156,10 @@ impl Calls for Post {
 
 impl HotplugSink for Post {
     fn notice(&self, notice: Notice) {
+        if let What::EjectIgnored(_) = notice.what {
+            // The controller has logged it, and nobody is to do anything about it.
+            return;
+        }
         if is_chatter(&notice) {
             let waiting = self.chatter.fetch_add(1, Ordering::AcqRel);
             if waiting >= CHATTER {

@@ -13,8 +13,8 @@ pub trait Machinery {
     /// # Errors
     /// The host has no room for it; nothing was changed.
     fn start(&mut self, vcpu: u32, run: u64) -> Result<()>;
-    /// Has the vCPU's thread leave the guest; asked again, it is kicked again. Answered by
-    /// [`Message::Parked`].
+    /// Has the vCPU's thread leave the guest; asked again, it is kicked again. Always answered by
+    /// [`Message::Parked`], also where there is no thread.
     fn park(&mut self, vcpu: u32);
     /// Ends a parked thread; KVM's vCPU is kept.
     fn end_thread(&mut self, vcpu: u32);
@@ -34,8 +34,8 @@ pub trait Machinery {
     fn withdraw_eject(&mut self, vcpu: u32) -> bool;
     /// Takes the permission to eject back.
     fn revoke_eject(&mut self, vcpu: u32);
-    /// Raises the guest's notification, once for everything that was asked since the last time.
-    fn ring(&mut self);
+    /// The guest has shown that it knows of this insertion.
+    fn acknowledge(&mut self, vcpu: u32);
 }
 
 /// What the coordinator is told, by whatever thread. Each message carries what tells a late one apart.
@@ -53,6 +53,6 @@ pub enum Message {
     Parked(u32, u64),
     /// The last user has left a vCPU's closed gate.
     GateEmpty(u32),
-    /// A notifier's answer about this run of a vCPU.
+    /// A notifier's answer about this attempt on a vCPU.
     Notifier(u32, u64, usize, Answer),
 }

@@ -3,7 +3,7 @@
 use super::view::{
     Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tracing::info;
@@ -25,12 +25,17 @@ pub(super) struct Operations {
     last: OperationId,
     running: BTreeMap<OperationId, Running>,
     ended: BTreeMap<OperationId, Arc<OperationView>>,
+    /// The ended ones, in the order in which they ended.
+    order: VecDeque<OperationId>,
+    /// Something has changed since somebody last asked.
+    changed: bool,
 }
 
 impl Operations {
     /// A new operation, without parts.
     pub(super) fn begin(&mut self, kind: OperationKind, deadline: Instant) -> OperationId {
         self.last += 1;
+        self.changed = true;
         let running = Running {
             kind,
             deadline,
@@ -53,6 +58,11 @@ impl Operations {
             };
             operation.parts.insert(vcpu, part);
         }
+    }
+
+    /// Whether something has changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Whether it still runs.
@@ -128,6 +138,7 @@ impl Operations {
             && let Some(part) = operation.parts.get_mut(&vcpu)
         {
             info!(operation = id, vcpu, to = %part.to, code = %outcome.code, "{}", outcome.detail);
+            self.changed = true;
             part.phase = phase;
             part.outcome = Some(outcome);
         }
@@ -168,8 +179,12 @@ impl Operations {
             };
             self.ended
                 .insert(id, Arc::new(operation.view(id, Some(ended))));
-            if self.ended.len() > KEPT {
-                self.ended.pop_first();
+            self.order.push_back(id);
+            self.changed = true;
+            if self.order.len() > KEPT
+                && let Some(first) = self.order.pop_front()
+            {
+                self.ended.remove(&first);
             }
         }
     }

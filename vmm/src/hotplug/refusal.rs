@@ -1,5 +1,7 @@
 //! What the guest's `_OST` says, in words (ACPI 6.3, section 6.3.5; `include/linux/acpi.h`).
 
+/// Source event: the OS acts on a bus check notification.
+pub const BUS_CHECK: u32 = 0;
 /// Source event: the OS acts on a device check notification.
 pub const DEVICE_CHECK: u32 = 1;
 /// Source event: the OS acts on an eject request notification.
@@ -9,6 +11,8 @@ pub const OSPM_EJECT: u32 = 0x103;
 
 /// Status: done.
 pub const SUCCESS: u32 = 0;
+/// Status of an insertion: it goes on.
+pub const INSERT_IN_PROGRESS: u32 = 0x80;
 /// Status of an ejection: it goes on.
 pub const EJECT_IN_PROGRESS: u32 = 0x84;
 
@@ -16,6 +20,12 @@ pub const EJECT_IN_PROGRESS: u32 = 0x84;
 #[must_use]
 pub fn is_ejection(source: u32) -> bool {
     matches!(source, EJECT_REQUEST | OSPM_EJECT)
+}
+
+/// Whether a source is about an insertion.
+#[must_use]
+pub fn is_insertion(source: u32) -> bool {
+    matches!(source, BUS_CHECK | DEVICE_CHECK)
 }
 
 /// What an ejection's status means, and what to do about it.
@@ -39,20 +49,6 @@ pub fn ejection(status: u32) -> &'static str {
         0x83 => "the guest says that something that depends on the CPU is busy",
         0x84 => "the guest has begun",
         _ => "the guest gave a status that ACPI does not define for an ejection",
-    }
-}
-
-/// What an insertion's status means.
-#[must_use]
-pub fn insertion(status: u32) -> &'static str {
-    match status {
-        0 => "the guest says that it is done",
-        1 => "the guest failed to add the CPU without saying why; see its kernel log",
-        2 => "the guest does not know this notification",
-        0x80 => "the guest has begun",
-        0x81 => "the guest's driver failed to load",
-        0x82 => "the guest does not support it",
-        _ => "the guest gave a status that ACPI does not define for an insertion",
     }
 }
 

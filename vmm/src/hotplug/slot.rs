@@ -1,6 +1,7 @@
 //! What the coordinator knows of one vCPU beside its phase.
 
 use super::phase::Phase;
+use super::refusal;
 use super::view::{OperationId, Outcome, Target, Timeline};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub(super) struct Slot {
     pub(super) plug: u32,
     /// What is under way.
     pub(super) attempt: Option<Attempt>,
+    /// Counts the attempts; answers to an earlier one are stale.
+    pub(super) attempts: u64,
     /// When the guest is to be told again, the thread kicked again or ended, and the pause after that.
     pub(super) again: Option<(Instant, Duration)>,
     /// When it came into its phase.
@@ -53,6 +56,7 @@ impl Slot {
             run: 0,
             plug: 0,
             attempt: None,
+            attempts: 0,
             again: None,
             since: now,
             last_operation: None,
@@ -77,6 +81,7 @@ impl Slot {
     /// Begins an attempt in behalf of `operation`.
     pub(super) fn begin(&mut self, operation: OperationId, now: Instant) {
         self.since = now;
+        self.attempts += 1;
         self.attempt = Some(Attempt {
             target: self.target,
             ost: None,
@@ -85,6 +90,18 @@ impl Slot {
                 phases: Vec::new(),
             },
         });
+    }
+
+    /// The guest has evaluated `_OST`: its last word, if it is about what is under way.
+    pub(super) fn heard(&mut self, source: u32, status: u32) {
+        let about = match source {
+            _ if refusal::is_ejection(source) => Target::Offline,
+            _ if refusal::is_insertion(source) => Target::Online,
+            _ => return,
+        };
+        if let Some(attempt) = self.attempt.as_mut().filter(|a| a.target == about) {
+            attempt.ost = Some((source, status));
+        }
     }
 
     /// Goes into `phase`; the time spent in the one before is put down.

@@ -94,6 +94,8 @@ fn plug_order((phase, _): Standing) -> u8 {
     match phase {
         Phase::Dormant => 1,
         Phase::Absent => 2,
+        // Somebody keeps it from going, and nobody can say for how long.
+        Phase::Syncing { .. } | Phase::Stopping { .. } => 3,
         _ => 0,
     }
 }
@@ -127,6 +129,7 @@ fn of_count(count: usize, vcpus: &[Standing]) -> BTreeMap<u32, Target> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::phase::Rest;
     use super::Target::{Offline, Online};
     use super::*;
 
@@ -158,7 +161,7 @@ mod tests {
             (Phase::Online, Online),
             (Phase::Absent, Offline),
             (Phase::Dormant, Offline),
-            (Phase::Syncing, Offline),
+            (Phase::Overdue { was: Rest::Online }, Offline),
         ];
         assert_eq!(changed(Want::Count(2), &vcpus), [(3, Online)]);
         assert_eq!(changed(Want::Count(3), &vcpus), [(2, Online), (3, Online)]);

@@ -74,7 +74,14 @@ impl Machinery for Machine {
         self.devices.hotplug.registers.revoke_eject(vcpu);
     }
 
-    fn ring(&mut self) {
+    fn acknowledge(&mut self, vcpu: u32) {
+        self.devices.hotplug.registers.acknowledge(vcpu);
+    }
+}
+
+impl Machine {
+    /// Raises the guest's notification, once for everything that it was to be told since the last time.
+    pub(crate) fn ring(&mut self) {
         if std::mem::take(&mut self.devices.hotplug.untold) {
             self.devices.ged.raise(ged::Event::CpuHotplug);
         }

@@ -84,11 +84,10 @@ impl Machine {
         };
         let mut vcpus = Vcpus::new(model, config.cpus.max);
         for &id in &present {
-            let fd = vcpus.create(id)?;
-            if id == 0 {
-                regs::enter(&fd, entry, needs_x2apic(config.cpus.max))?;
-            }
-            vcpus.spawn(id, fd, true)?;
+            vcpus.make(id, |fd| match id {
+                0 => regs::enter(fd, entry, needs_x2apic(config.cpus.max)),
+                _ => Ok(()),
+            })?;
         }
         Ok(Self {
             vcpus,

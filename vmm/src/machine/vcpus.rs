@@ -25,18 +25,38 @@ pub(super) struct Model {
     pub(super) generation: u64,
 }
 
+impl Model {
+    fn vcpu(&self, id: u32) -> VcpuRef {
+        VcpuRef {
+            id,
+            generation: self.generation,
+        }
+    }
+
+    /// Puts a vCPU as KVM makes it into the state of one that waits for INIT.
+    fn configure(&self, id: u32, fd: &VcpuFd) -> Result<()> {
+        let own = cpuid::for_vcpu(&self.leaves, id, self.topology);
+        fd.set_cpuid2(&own)
+            .map_err(|e| Error::kvm("set CPUID", e))?;
+        regs::set_msrs(fd)?;
+        // KVM makes its map of APIC ids while the vCPU that it creates is not in its list yet, and anew only when
+        // some local APIC changes. A vCPU that is created while the others run would get no INIT until then.
+        let lapic = fd
+            .get_lapic()
+            .map_err(|e| Error::kvm("get local APIC", e))?;
+        fd.set_lapic(&lapic)
+            .map_err(|e| Error::kvm("set local APIC", e))
+    }
+}
+
 /// What there is of a vCPU.
 enum Body {
     /// Nothing.
     Nothing,
     /// KVM has it, and no thread runs it.
-    Idle(VcpuFd),
+    Idle(VcpuFd, State),
     /// It has a thread.
-    Thread {
-        handle: Handle,
-        /// The run that it was last told of.
-        run: u64,
-    },
+    Thread(Handle),
     /// Its thread was told to end.
     Ending {
         handle: Handle,
@@ -45,10 +65,23 @@ enum Body {
     },
 }
 
+/// The state of a vCPU that no thread runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// As KVM makes it.
+    Raw,
+    /// As it is to start.
+    New,
+    /// As the guest left it.
+    Used,
+}
+
 /// The vCPUs, by id.
 pub(super) struct Vcpus {
     // Threads first: they use the rest.
     bodies: Vec<Body>,
+    /// The run that each was last told of.
+    runs: Vec<u64>,
     model: Model,
 }
 
@@ -56,66 +89,81 @@ impl Vcpus {
     pub(super) fn new(model: Model, max: u32) -> Self {
         Self {
             bodies: (0..max).map(|_| Body::Nothing).collect(),
+            runs: vec![0; max as usize],
             model,
         }
     }
 
-    /// Makes KVM's vCPU, in the state of one that waits for INIT.
-    pub(super) fn create(&self, id: u32) -> Result<VcpuFd> {
-        let fd = self
-            .model
-            .vm
-            .fd()
-            .create_vcpu(id.into())
-            .map_err(|e| Error::kvm(&format!("create vCPU {id}"), e))?;
-        let own = cpuid::for_vcpu(&self.model.leaves, id, self.model.topology);
-        fd.set_cpuid2(&own)
-            .map_err(|e| Error::kvm("set CPUID", e))?;
-        regs::set_msrs(&fd)?;
-        // KVM makes its map of APIC ids while the vCPU that it creates is not in its list yet, and anew only when
-        // some local APIC changes. A vCPU that is created while the others run would get no INIT until then.
-        let lapic = fd
-            .get_lapic()
-            .map_err(|e| Error::kvm("get local APIC", e))?;
-        fd.set_lapic(&lapic)
-            .map_err(|e| Error::kvm("set local APIC", e))?;
-        Ok(fd)
+    /// Makes KVM's vCPU and its thread, parked. `state` gives it a state other than that of one that waits for
+    /// INIT.
+    pub(super) fn make(
+        &mut self,
+        id: u32,
+        state: impl FnOnce(&VcpuFd) -> Result<()>,
+    ) -> Result<()> {
+        self.create(id)?;
+        if let Body::Idle(fd, _) = &self.bodies[id as usize] {
+            state(fd)?;
+        }
+        self.spawn(id)
     }
 
-    /// Gives a vCPU a thread, parked.
-    pub(super) fn spawn(&mut self, id: u32, fd: VcpuFd, fresh: bool) -> Result<()> {
-        let handle = Handle::spawn(Spec {
-            vcpu: VcpuRef {
-                id,
-                generation: self.model.generation,
-            },
+    /// Makes KVM's vCPU, in the state of one that waits for INIT, as far as that is not done already. What a
+    /// failure leaves is kept: KVM makes each vCPU once.
+    fn create(&mut self, id: u32) -> Result<()> {
+        let body = &mut self.bodies[id as usize];
+        if let Body::Nothing = body {
+            let fd = self.model.vm.fd().create_vcpu(id.into());
+            let fd = fd.map_err(|e| Error::kvm(&format!("create vCPU {id}"), e))?;
+            *body = Body::Idle(fd, State::Raw);
+        }
+        if let Body::Idle(fd, state @ State::Raw) = body {
+            self.model.configure(id, fd)?;
+            *state = State::New;
+        }
+        Ok(())
+    }
+
+    /// Gives a vCPU that has none a thread, parked.
+    fn spawn(&mut self, id: u32) -> Result<()> {
+        let body = &mut self.bodies[id as usize];
+        let (fd, state) = match std::mem::replace(body, Body::Nothing) {
+            Body::Idle(fd, state) => (fd, state),
+            other => {
+                *body = other;
+                return Ok(());
+            }
+        };
+        let spec = Spec {
+            vcpu: self.model.vcpu(id),
             fd,
-            fresh,
+            fresh: state == State::New,
             vm: self.model.vm.clone(),
             bus: self.model.bus.clone(),
             reports: self.model.reports.clone(),
-        })?;
-        self.bodies[id as usize] = Body::Thread { handle, run: 0 };
-        Ok(())
+        };
+        match Handle::spawn(spec) {
+            Ok(handle) => {
+                *body = Body::Thread(handle);
+                Ok(())
+            }
+            Err((error, fd)) => {
+                *body = Body::Idle(fd, state);
+                Err(error)
+            }
+        }
     }
 
     /// Has a vCPU run for the n-th time, n being `run`, and makes whatever it lacks for that.
     pub(super) fn run(&mut self, id: u32, run: u64) -> Result<()> {
-        let body = &mut self.bodies[id as usize];
-        if let Body::Ending { next, .. } = body {
+        self.runs[id as usize] = run;
+        if let Body::Ending { next, .. } = &mut self.bodies[id as usize] {
             *next = Some(run);
             return Ok(());
         }
-        if let Body::Nothing = body {
-            let fd = self.create(id)?;
-            self.spawn(id, fd, true)?;
-        } else if let Body::Idle(_) = body
-            && let Body::Idle(fd) = std::mem::replace(body, Body::Nothing)
-        {
-            self.spawn(id, fd, false)?;
-        }
-        if let Body::Thread { handle, run: last } = &mut self.bodies[id as usize] {
-            *last = run;
+        self.create(id)?;
+        self.spawn(id)?;
+        if let Body::Thread(handle) = &mut self.bodies[id as usize] {
             handle.run(run);
         }
         Ok(())
@@ -123,19 +171,17 @@ impl Vcpus {
 
     /// Has a vCPU's thread leave the guest.
     pub(super) fn park(&mut self, id: u32) {
+        let run = self.runs[id as usize];
         match &mut self.bodies[id as usize] {
-            Body::Thread { handle, run } => handle.park(*run),
-            // It was to run in a thread that does not exist yet: it never left for the guest.
+            Body::Thread(handle) => handle.park(run),
+            // It was to run in a thread that does not exist yet, or cannot be had: it never left for the guest.
             Body::Ending { next, .. } => {
-                if let Some(run) = next.take() {
-                    let vcpu = VcpuRef {
-                        id,
-                        generation: self.model.generation,
-                    };
-                    self.model.reports.parked(vcpu, run);
-                }
+                *next = None;
+                self.model.reports.parked(self.model.vcpu(id), run);
             }
-            Body::Nothing | Body::Idle(_) => {}
+            Body::Nothing | Body::Idle(..) => {
+                self.model.reports.parked(self.model.vcpu(id), run);
+            }
         }
     }
 
@@ -143,7 +189,7 @@ impl Vcpus {
     pub(super) fn end_thread(&mut self, id: u32) {
         let body = &mut self.bodies[id as usize];
         *body = match std::mem::replace(body, Body::Nothing) {
-            Body::Thread { handle, .. } if !handle.is_running() => {
+            Body::Thread(handle) if !handle.is_running() => {
                 handle.end();
                 Body::Ending { handle, next: None }
             }
@@ -161,15 +207,12 @@ impl Vcpus {
             return false;
         };
         if let Some(fd) = handle.finish(Instant::now() + PATIENCE) {
-            self.bodies[id as usize] = Body::Idle(fd);
+            self.bodies[id as usize] = Body::Idle(fd, State::Used);
         }
         if let Some(run) = next
             && let Err(why) = self.run(id, run)
         {
-            let vcpu = VcpuRef {
-                id,
-                generation: self.model.generation,
-            };
+            let vcpu = self.model.vcpu(id);
             self.model.reports.not_ready(vcpu, run, why);
         }
         true
@@ -178,12 +221,12 @@ impl Vcpus {
     /// A vCPU's thread.
     pub(super) fn thread(&self, id: u32) -> Option<ThreadView> {
         match &self.bodies[id as usize] {
-            Body::Thread { handle, .. } => Some(ThreadView {
+            Body::Thread(handle) => Some(ThreadView {
                 name: handle.name(),
                 tid: handle.tid(),
                 running: handle.is_running(),
             }),
-            Body::Nothing | Body::Idle(_) | Body::Ending { .. } => None,
+            Body::Nothing | Body::Idle(..) | Body::Ending { .. } => None,
         }
     }
 
@@ -191,7 +234,7 @@ impl Vcpus {
     pub(super) fn with_threads(&self) -> impl Iterator<Item = u32> {
         let bodies = (0u32..).zip(&self.bodies);
         bodies
-            .filter(|(_, body)| matches!(body, Body::Thread { .. } | Body::Ending { .. }))
+            .filter(|(_, body)| matches!(body, Body::Thread(_) | Body::Ending { .. }))
             .map(|(id, _)| id)
     }
 
@@ -202,8 +245,8 @@ impl Vcpus {
 
     fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.bodies.iter().filter_map(|body| match body {
-            Body::Thread { handle, .. } | Body::Ending { handle, .. } => Some(handle),
-            Body::Nothing | Body::Idle(_) => None,
+            Body::Thread(handle) | Body::Ending { handle, .. } => Some(handle),
+            Body::Nothing | Body::Idle(..) => None,
         })
     }
 }
@@ -214,7 +257,7 @@ impl Drop for Vcpus {
         self.stop();
         let deadline = Instant::now() + PATIENCE;
         for body in &mut self.bodies {
-            if let Body::Thread { handle, .. } | Body::Ending { handle, .. } = body {
+            if let Body::Thread(handle) | Body::Ending { handle, .. } = body {
                 handle.finish(deadline);
             }
         }

@@ -4,6 +4,7 @@ use super::{Reports, VcpuRef, kick, run};
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
 use kvm_ioctls::VcpuFd;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -138,20 +139,30 @@ impl Handle {
     /// Starts the thread, parked.
     ///
     /// # Errors
-    /// [`Error::Host`] where the host has no room for it.
-    pub fn spawn(spec: Spec) -> Result<Self> {
+    /// [`Error::Host`] where the host has no room for it, with the descriptor, which KVM gives only once.
+    pub fn spawn(spec: Spec) -> Result<Self, (Error, VcpuFd)> {
         let vcpu = spec.vcpu;
-        kick::install()?;
+        if let Err(error) = kick::install() {
+            return Err((error, spec.fd));
+        }
         let orders = Arc::new(Orders::new());
         let own_orders = orders.clone();
+        // A thread that cannot be made drops what it was to be made from, so it gets that later.
+        let (give, take) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(vcpu.to_string())
             .stack_size(STACK)
-            .spawn(move || run::main(spec, &own_orders))
-            .map_err(|e| {
+            .spawn(move || run::main(take.recv().ok()?, &own_orders));
+        let thread = match thread {
+            Ok(thread) => thread,
+            Err(error) => {
                 let asked = format!("thread of {vcpu}");
-                Error::host(asked, e, "raise the limit of threads (`ulimit -u`)")
-            })?;
+                let remedy = "raise the limit of threads (`ulimit -u`)";
+                return Err((Error::host(asked, error, remedy), spec.fd));
+            }
+        };
+        // There is room for one, and the thread takes nothing else.
+        let _ = give.send(spec);
         Ok(Self {
             vcpu,
             orders,

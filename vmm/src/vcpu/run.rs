@@ -149,7 +149,9 @@ impl Vcpu {
             let limit = match self.fd.get_mp_state().map(|state| state.mp_state) {
                 Ok(KVM_MP_STATE_UNINITIALIZED) => BACK_OFF,
                 Ok(KVM_MP_STATE_INIT_RECEIVED) => pause,
-                _ => return true,
+                Ok(_) => return true,
+                // No proof of anything.
+                Err(_) => BACK_OFF,
             };
             let order = self.orders.wait_while(Order::Run(run), Some(limit));
             if limit == BACK_OFF || order != Order::Run(run) {

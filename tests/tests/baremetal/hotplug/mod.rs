@@ -64,9 +64,16 @@ fn unplug(context: &Context) -> Result<()> {
         vcpu["phase"] == "dormant" && vcpu["thread"]["running"] == false,
         || format!("it is {vcpu}"),
     )?;
-    // Nobody starts it any more.
+    // Nobody starts it any more, now or when it comes back.
     guest.ok("patience 28")?;
     guest.expect_err("sipi 1", "timeout")?;
+    guest.ok("patience 33")?;
+    let operation = guest.request(1, "online")?;
+    guest.scan()?;
+    guest.ost(1, (1, 0))?;
+    guest.expect_phase(1, "plugged")?;
+    guest.start_cpu(1, 2)?;
+    guest.expect_state(&operation, "succeeded")?;
     guest.power_off()
 }
 

@@ -96,7 +96,7 @@ fn late(context: &Context) -> Result<()> {
         said.contains("stuck") && outcome["ost"] == json!([3, 0x84]),
         || format!("said {outcome}"),
     )?;
-    guest.expect_phase(1, "online")?;
+    guest.expect_phase(1, "overdue")?;
     guest.eject(1)?;
     guest.expect_phase(1, "dormant")?;
     let vcpu = guest.vcpu(1)?;

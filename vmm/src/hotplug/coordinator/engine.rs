@@ -63,14 +63,21 @@ impl Coordinator {
         }
     }
 
-    /// One transition of one vCPU, and those that follow from it at once.
-    pub(super) fn apply(&mut self, id: u32, event: Event, machine: &mut dyn Machinery) {
+    /// One transition of one vCPU, and those that follow from it at once. Returns the reason of the first.
+    pub(super) fn apply(
+        &mut self,
+        id: u32,
+        event: Event,
+        machine: &mut dyn Machinery,
+    ) -> &'static str {
+        let mut reason = None;
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now = Instant::now();
             let before = self.slots[id as usize].phase;
             let change = before.next(event.clone(), &self.names);
             debug!(id, ?event, ?before, after = ?change.phase, "{}", change.reason);
+            reason.get_or_insert(change.reason);
             self.changed |= change.phase != before || change.outcome.is_some();
             self.slots[id as usize].enter(change.phase, now);
             for action in change.actions {
@@ -84,6 +91,7 @@ impl Coordinator {
         if self.slots[id as usize].attempt.is_none() {
             self.go_on(id, machine);
         }
+        reason.unwrap_or_default()
     }
 
     /// No attempt is under way: whoever has what was wanted is told, whoever has not gets a new attempt, and
@@ -98,14 +106,21 @@ impl Coordinator {
         self.forget_target(id);
     }
 
-    /// Where nobody wants anything of a vCPU, its target is where it is.
+    /// Where nobody wants a vCPU at its target, that is where it is going, or else where it is. An attempt that
+    /// does nothing but wait ends with who waited.
     pub(super) fn forget_target(&mut self, id: u32) {
         let slot = &mut self.slots[id as usize];
         let target = slot.target;
-        let wanted = self.operations.open_for(id).any(|(_, to, _)| to == target);
-        if slot.attempt.is_none() && !wanted {
-            slot.target = slot.whereabouts();
+        if self.operations.open_for(id).any(|(_, to, _)| to == target) {
+            return;
         }
+        let waits = matches!(slot.phase, Phase::Overdue { .. } | Phase::Plugged);
+        if waits {
+            slot.attempt
+                .take_if(|attempt| attempt.target == Target::Online);
+        }
+        let under_way = slot.attempt.as_ref().map(|attempt| attempt.target);
+        slot.target = under_way.unwrap_or_else(|| slot.whereabouts());
     }
 
     /// Whether a vCPU is at rest, and an open operation wants it elsewhere.
@@ -118,6 +133,7 @@ impl Coordinator {
                 | Phase::Announced { .. }
                 | Phase::Plugged
                 | Phase::Online
+                | Phase::Overdue { .. }
         );
         rest && self
             .operations
@@ -159,22 +175,19 @@ impl Coordinator {
                 return Some(Event::Drained);
             }
             Action::Prepare(n) => {
-                let (post, run) = (self.post.clone(), slot.run);
-                let done = Done::new(move |answer| post(Message::Notifier(id, run, n, answer)));
+                let (post, attempt) = (self.post.clone(), slot.attempts);
+                let done = Done::new(move |answer| post(Message::Notifier(id, attempt, n, answer)));
                 self.notifiers[n].prepare(vcpu, done);
             }
             Action::Undo(n) => self.notifiers[n].undo(vcpu),
             Action::AskEject => machine.request_eject(id),
             Action::RevokeEject => machine.revoke_eject(id),
+            Action::Acknowledge => machine.acknowledge(id),
             Action::Discard => machine.discard(id),
             Action::CloseGate => return gate.close().then_some(Event::GateEmpty),
             Action::Park => machine.park(id),
             Action::SetOffline => gate.set_offline(),
-            Action::AfterDeath => {
-                for notifier in &mut self.notifiers {
-                    notifier.after_death(vcpu);
-                }
-            }
+            Action::AfterDeath => self.bury(id),
         }
         None
     }

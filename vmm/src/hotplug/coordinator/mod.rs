@@ -10,7 +10,7 @@ mod time;
 
 use super::gate::Gate;
 use super::machinery::{Machinery, Message};
-use super::notifier::Notifier;
+use super::notifier::{Answer, Notifier};
 use super::operation::Operations;
 use super::phase::{Action, Event, Phase};
 use super::slot::Slot;
@@ -147,27 +147,40 @@ impl Coordinator {
         self.changed = true;
     }
 
-    /// A vCPU that was on its way out when the machine ended stays after all, or is gone now.
+    /// A vCPU that the guest had is gone now, or one that was on its way out stays after all.
     fn tell_notifiers_of_restart(&mut self, id: u32) {
         let vcpu = self.vcpu(id);
         let slot = &self.slots[id as usize];
-        let undone = match slot.phase {
-            Phase::Absent | Phase::Dormant | Phase::Starting => return,
-            Phase::Notifying { at, .. } if slot.target == Target::Online => {
-                step::walk_back(at, self.names.len())
+        let stays = slot.target == Target::Online;
+        match slot.phase {
+            Phase::Notifying { at, .. } if stays => {
+                for action in step::walk_back(at, self.names.len()) {
+                    if let Action::Undo(n) = action {
+                        self.notifiers[n].undo(vcpu);
+                    }
+                }
             }
-            _ if slot.target == Target::Online => return,
-            _ => Vec::new(),
-        };
-        for action in undone {
-            if let Action::Undo(n) = action {
-                self.notifiers[n].undo(vcpu);
+            // The guest has let go of it, whether it comes back or not.
+            Phase::Syncing { undo: false } | Phase::Stopping { undo: false } => self.bury(id),
+            Phase::Plugged
+            | Phase::Online
+            | Phase::Draining { .. }
+            | Phase::Notifying { .. }
+            | Phase::Overdue { .. }
+                if !stays =>
+            {
+                self.bury(id);
             }
+            // It stays, or the guest never had it.
+            _ => {}
         }
-        if slot.target == Target::Offline {
-            for notifier in &mut self.notifiers {
-                notifier.after_death(vcpu);
-            }
+    }
+
+    /// Tells every notifier that a vCPU is gone.
+    pub(super) fn bury(&mut self, id: u32) {
+        let vcpu = self.vcpu(id);
+        for notifier in &mut self.notifiers {
+            notifier.after_death(vcpu);
         }
     }
 
@@ -175,7 +188,7 @@ impl Coordinator {
         0..self.slots.len().try_into().unwrap_or(u32::MAX)
     }
 
-    fn vcpu(&self, id: u32) -> VcpuRef {
+    pub(super) fn vcpu(&self, id: u32) -> VcpuRef {
         VcpuRef {
             id,
             generation: self.machine,
@@ -197,18 +210,28 @@ impl Coordinator {
     /// What a thread or the guest did.
     pub fn message(&mut self, message: Message, machine: &mut dyn Machinery) {
         let (id, run, event) = match message {
-            Message::Notice(notice) => {
-                self.notice(notice, machine);
-                return machine.ring();
+            Message::Notice(notice) => return self.notice(notice, machine),
+            Message::Ready(id, run) => {
+                // Its thread can be named from now on.
+                self.changed = true;
+                (id, run, Event::Ready)
             }
-            Message::Ready(id, run) => (id, run, Event::Ready),
             Message::NotReady(id, run, why) => (id, run, Event::StartFailed(why)),
             Message::Started(id, run) => (id, run, Event::Started),
             Message::Parked(id, run) => (id, run, Event::Parked),
-            Message::Notifier(id, run, n, answer) => match answer {
-                super::notifier::Answer::Ready => (id, run, Event::NotifierReady(n)),
-                super::notifier::Answer::Refused(why) => (id, run, Event::NotifierRefused(n, why)),
-            },
+            Message::Notifier(id, attempt, n, answer) => {
+                let Some(slot) = self.slots.get(id as usize) else {
+                    return;
+                };
+                if slot.attempts != attempt {
+                    return debug!(id, attempt, n, ?answer, "stale");
+                }
+                let event = match answer {
+                    Answer::Ready => Event::NotifierReady(n),
+                    Answer::Refused(why) => Event::NotifierRefused(n, why),
+                };
+                (id, slot.run, event)
+            }
             Message::GateEmpty(id) => {
                 // It may have been opened and closed again since.
                 let Some(gate) = self.gates.get(id as usize) else {
@@ -228,7 +251,6 @@ impl Coordinator {
             return debug!(id, run, ?event, "stale");
         }
         self.apply(id, event, machine);
-        machine.ring();
     }
 
     fn notice(&mut self, notice: Notice, machine: &mut dyn Machinery) {
@@ -246,9 +268,7 @@ impl Coordinator {
         let event = match what {
             What::Read(request) => Event::RequestRead(request),
             What::Status { source, status } => {
-                if let Some(attempt) = &mut slot.attempt {
-                    attempt.ost = Some((source, status));
-                }
+                slot.heard(source, status);
                 debug!(vcpu = id, source, status, "the guest's _OST");
                 Event::Status { source, status }
             }
@@ -265,17 +285,19 @@ impl Coordinator {
     /// An ejection that nobody waits for is an operation of its own.
     fn ejected_unasked(&mut self, id: u32, requested: bool) {
         let slot = &mut self.slots[id as usize];
-        let waited_for = slot
-            .attempt
-            .as_ref()
-            .is_some_and(|a| a.target == Target::Offline);
-        if waited_for {
+        let under_way = slot.attempt.as_ref().map(|attempt| attempt.target);
+        if under_way == Some(Target::Offline) || !slot.phase.is_plugged() {
+            return;
+        }
+        if requested && under_way == Some(Target::Online) {
+            // What an earlier request asked for. Who wants it online waits, and gets it back.
+            slot.attempt = None;
             return;
         }
         if requested {
             info!(
                 vcpu = id,
-                "ejected after all, when nobody waited for it any longer"
+                "ejected after all, when nobody waited any longer"
             );
         } else {
             info!(vcpu = id, "ejected by the guest on its own account");
@@ -300,7 +322,8 @@ impl Coordinator {
 
     /// The view, if it has changed since the last time.
     pub fn take_view(&mut self, machine: &dyn Machinery) -> Option<View> {
-        if !std::mem::take(&mut self.changed) {
+        let changed = std::mem::take(&mut self.changed);
+        if !(self.operations.take_changed() || changed) {
             return None;
         }
         let vcpu = |(id, slot): (u32, &Slot)| {

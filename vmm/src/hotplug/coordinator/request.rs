@@ -4,7 +4,7 @@ use super::{Coordinator, other, outcome};
 use crate::error::Problem;
 use crate::hotplug::client::{Refused, Request};
 use crate::hotplug::machinery::Machinery;
-use crate::hotplug::phase::Event;
+use crate::hotplug::phase::{Event, Phase};
 use crate::hotplug::target::{self, Plan};
 use crate::hotplug::view::{Code, OperationId, Target};
 use std::time::Instant;
@@ -50,7 +50,6 @@ impl Coordinator {
             self.pursue(id, machine);
         }
         self.operations.end_if_done(operation);
-        machine.ring();
         self.changed = true;
         Ok(operation)
     }
@@ -78,35 +77,49 @@ impl Coordinator {
             });
         }
         let open = self.operations.open_parts(operation);
+        let mut reasons = Vec::new();
         for &id in &open {
-            self.cancel_part(operation, id, machine);
+            let reason = self.cancel_part(operation, id, machine);
+            reasons.push(format!("vCPU {id}: {reason}"));
         }
-        machine.ring();
         self.changed = true;
         if self.operations.open_parts(operation).len() == open.len() {
-            let found = "the guest has read the request, and only the guest can say no now";
-            let remedy = "wait for its end, and then ask for the opposite";
-            return Err(Refused::Conflict(problem(found, remedy)));
+            let found = format!("nothing of it can be taken back ({})", reasons.join("; "));
+            let remedy =
+                "wait for its end, or ask for what you want instead: the latest request wins";
+            return Err(Refused::Conflict(problem(&found, remedy)));
         }
         Ok(())
     }
 
-    fn cancel_part(&mut self, operation: OperationId, id: u32, machine: &mut dyn Machinery) {
+    /// Takes one part back if that can be done; returns why, or why not.
+    fn cancel_part(
+        &mut self,
+        operation: OperationId,
+        id: u32,
+        machine: &mut dyn Machinery,
+    ) -> &'static str {
         let wanted = self.operations.wanted(operation, id);
         let shared = self
             .operations
             .open_for(id)
             .any(|(other, to, _)| other != operation && Some(to) == wanted);
-        if shared {
-            let alone = outcome(
-                Code::Cancelled,
-                "taken back; another operation goes on with it",
-            );
-            let phase = self.slots[id as usize].phase.name();
-            self.operations.conclude(operation, id, phase, alone);
-        } else {
-            let retracted = self.retract(id, machine);
-            self.apply(id, Event::Recall { retracted }, machine);
+        let slot = &self.slots[id as usize];
+        let under_way = slot.attempt.as_ref().map(|attempt| attempt.target);
+        let waits = under_way != wanted || matches!(slot.phase, Phase::Overdue { .. });
+        if shared || waits {
+            let detail = if shared {
+                "taken back; another operation goes on with it"
+            } else {
+                "taken back before anything was begun for it"
+            };
+            let phase = slot.phase.name();
+            let cancelled = outcome(Code::Cancelled, detail);
+            self.operations.conclude(operation, id, phase, cancelled);
+            self.forget_target(id);
+            return detail;
         }
+        let retracted = self.retract(id, machine);
+        self.apply(id, Event::Recall { retracted }, machine)
     }
 }

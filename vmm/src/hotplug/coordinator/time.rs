@@ -20,7 +20,6 @@ impl Coordinator {
         for id in self.ids() {
             self.again(id, now, machine);
         }
-        machine.ring();
     }
 
     fn part_overdue(&mut self, operation: OperationId, id: u32, machine: &mut dyn Machinery) {
@@ -30,12 +29,14 @@ impl Coordinator {
             .operations
             .open_for(id)
             .any(|(_, to, deadline)| Some(to) == wanted && deadline > now);
-        if !patient {
-            // Also where the opposite is under way, and nobody waits for that any longer: if it can be undone,
-            // that may be all that was wanted.
-            let retracted = self.retract(id, machine);
-            let inside = self.gates[id as usize].users();
-            self.apply(id, Event::Deadline { retracted, inside }, machine);
+        // Also where the opposite is under way, and nobody waits for that any longer: if it can be undone, that may
+        // be all that was wanted. Otherwise the second one finds whoever waits, and what for.
+        for _ in 0..2 {
+            if !patient && self.operations.open_parts(operation).contains(&id) {
+                let retracted = self.retract(id, machine);
+                let inside = self.gates[id as usize].users();
+                self.apply(id, Event::Deadline { retracted, inside }, machine);
+            }
         }
         if self.operations.open_parts(operation).contains(&id) {
             let phase = self.slots[id as usize].phase.name();

@@ -8,7 +8,8 @@
 //!     │ parked         no user inside         _EJ0                ▼
 //!  Stopping ◄───────────── Syncing ◄──────── Notifying ◄────── Draining
 //!                                             │ refused, timed out, recalled: undone step by step
-//!                                             └────► Plugged or Online, as before
+//!                                             └────► Plugged or Online, as before; Overdue, where the
+//!                                                    guest may still eject it
 //! ```
 //!
 //! Every event has an answer in every phase. An event that changes nothing says why.
@@ -50,8 +51,17 @@ pub enum Phase {
         /// Which notifier has its turn.
         at: At,
     },
-    /// The guest has ejected it; users leave.
-    Syncing,
+    /// Nobody waits for its unplug any longer and everything on the host is undone, but the guest has read the
+    /// request, and may still be taking it down.
+    Overdue {
+        /// Where it goes back to if the guest says no after all.
+        was: Rest,
+    },
+    /// Users leave; nobody comes in.
+    Syncing {
+        /// A plug is being undone; otherwise the guest has ejected it.
+        undo: bool,
+    },
     /// Its thread leaves the guest for good.
     Stopping {
         /// A plug is being undone; otherwise the guest has ejected it.
@@ -62,6 +72,8 @@ pub enum Phase {
 /// A phase that a vCPU goes back to if the guest keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rest {
+    /// See [`Phase::Announced`]; the guest has noticed it.
+    Announced,
     /// See [`Phase::Plugged`].
     Plugged,
     /// See [`Phase::Online`].
@@ -161,6 +173,8 @@ pub enum Action {
     SetOffline,
     /// Tell every notifier that the vCPU is gone.
     AfterDeath,
+    /// What the guest does with the vCPU from now on is meant for this insertion of it.
+    Acknowledge,
 }
 
 /// The answer to an event.
@@ -180,6 +194,7 @@ pub struct Change {
 impl From<Rest> for Phase {
     fn from(rest: Rest) -> Self {
         match rest {
+            Rest::Announced => Self::Announced { read: true },
             Rest::Plugged => Self::Plugged,
             Rest::Online => Self::Online,
         }
@@ -226,7 +241,8 @@ impl Phase {
             Self::Online => "online",
             Self::Draining { .. } => "draining",
             Self::Notifying { .. } => "notifying",
-            Self::Syncing => "syncing",
+            Self::Overdue { .. } => "overdue",
+            Self::Syncing { .. } => "syncing",
             Self::Stopping { .. } => "stopping",
         }
     }
@@ -255,6 +271,7 @@ impl Phase {
                 | Self::Online
                 | Self::Draining { .. }
                 | Self::Notifying { .. }
+                | Self::Overdue { .. }
         )
     }
 
@@ -269,6 +286,7 @@ impl Phase {
                     was: Rest::Online,
                     ..
                 }
+                | Self::Overdue { was: Rest::Online }
         )
     }
 
@@ -291,7 +309,8 @@ impl Phase {
             Self::Plugged | Self::Online => plug::plugged(self, event),
             Self::Draining { was } => unplug::draining(was, event, notifiers),
             Self::Notifying { was, at } => unplug::notifying(was, at, event, notifiers),
-            Self::Syncing => unplug::syncing(event),
+            Self::Overdue { was } => unplug::overdue(was, event),
+            Self::Syncing { undo } => unplug::syncing(undo, event),
             Self::Stopping { undo } => unplug::stopping(undo, event),
         }
     }
@@ -303,7 +322,11 @@ fn drain(was: Rest) -> Change {
 }
 
 fn ejected() -> Change {
-    to(Phase::Syncing, [(SYNC.up)(0)], "the guest has ejected it")
+    to(
+        Phase::Syncing { undo: false },
+        [(SYNC.up)(0)],
+        "the guest has ejected it",
+    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{Action, Change, Event, Phase, Rest, drain, ejected, to};
 use crate::hotplug::refusal;
-use crate::hotplug::step::STOP;
+use crate::hotplug::step::SYNC;
 use crate::hotplug::view::Code;
 use hotvisor_devices::cpu_hotplug::Request;
 
@@ -24,9 +24,7 @@ pub(super) fn starting(event: Event) -> Change {
             [Action::OpenGate, Action::Insert],
             "its thread runs it: the guest can be told",
         ),
-        Event::StartFailed(why) => {
-            to(Phase::Dormant, [], "the host cannot run it").ends(Code::Failed, why)
-        }
+        Event::StartFailed(why) => back("the host cannot run it").ends(Code::Failed, why),
         Event::Unplug { .. } => back("it is to go before the guest was told of it"),
         Event::Recall { .. } => back("taken back before the guest was told").ends(
             Code::Cancelled,
@@ -49,14 +47,6 @@ const NOT_ONLINE: &str = "the guest has the CPU and nobody in it has brought it 
 
 pub(super) fn announced(read: bool, event: Event) -> Change {
     let here = Phase::Announced { read };
-    let undone = |reason| {
-        let actions = [STOP.up]; // the guest never knew of it: nobody has to be notified
-        to(
-            Phase::Stopping { undo: true },
-            actions.map(|up| up(0)),
-            reason,
-        )
-    };
     match event {
         Event::Started => online(),
         Event::RequestRead(Request::Insert) => to(
@@ -64,41 +54,53 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
             [],
             "the guest has read the request",
         ),
-        Event::Status { source, status } if !refusal::is_ejection(source) => match status {
+        Event::Status { source, status } if refusal::is_insertion(source) => match status {
             refusal::SUCCESS => to(Phase::Plugged, [], "the guest has acknowledged it"),
-            _ => to(
-                Phase::Stopping { undo: true },
-                [Action::Discard, Action::Park],
-                "the guest does not take it",
-            )
-            .ends(Code::Refused, refusal::insertion(status))
-            .with_ost(source, status),
+            refusal::INSERT_IN_PROGRESS => to(here, [], "the guest has begun"),
+            _ => not_taken().with_ost(source, status),
         },
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
-        Event::Unplug { retracted: false } => drain(Rest::Plugged),
-        Event::Recall { retracted: true } => undone("taken back before the guest had noticed it")
-            .ends(
-                Code::Cancelled,
-                "taken back before the guest had noticed it",
-            ),
+        Event::Unplug { retracted: false } => drain(Rest::Announced),
+        Event::Recall { retracted: true } => {
+            let why = "taken back before the guest had noticed it";
+            undone(why).ends(Code::Cancelled, why)
+        }
         Event::Deadline {
             retracted: true, ..
         } => undone("the guest never read it").ends(Code::TimedOut, UNREAD_INSERT),
         Event::Deadline { .. } => {
             to(here, [], "the guest is silent").ends(Code::TimedOut, UNANSWERED_INSERT)
         }
-        Event::Recall { .. } => to(
-            here,
-            [],
-            "the guest has noticed it: too late to take it back",
-        ),
+        Event::Recall { .. } => to(here, [], "the guest has noticed it: unplug it instead"),
         Event::Ejected => ejected(),
         _ => to(here, [], "the guest has not acknowledged it yet"),
     }
 }
 
+/// The guest never knew of it, so that nobody but its users has to be told.
+fn undone(reason: &'static str) -> Change {
+    let close = (SYNC.up)(0);
+    to(Phase::Syncing { undo: true }, [close], reason)
+}
+
+/// The guest says that it does not take it.
+pub(super) fn not_taken() -> Change {
+    let actions = [Action::Discard, (SYNC.up)(0)];
+    to(
+        Phase::Syncing { undo: true },
+        actions,
+        "the guest does not take it",
+    )
+    .ends(
+        Code::Refused,
+        "the guest could not add the CPU; its kernel log says why; undone",
+    )
+}
+
 fn online() -> Change {
-    to(Phase::Online, [], "the guest has started it")
+    // A guest without _OST acknowledges it so.
+    let known = [Action::Acknowledge];
+    to(Phase::Online, known, "the guest has started it")
         .ends(Code::Succeeded, "the guest has started it")
 }
 

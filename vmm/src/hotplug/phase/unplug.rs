@@ -1,6 +1,7 @@
 //! The way out: from the request to dormant, or back.
 
-use super::{Action, At, Change, Event, Phase, Rest, ejected, to};
+use super::plug::not_taken;
+use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, to};
 use crate::hotplug::refusal;
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
 use crate::hotplug::view::Code;
@@ -13,7 +14,7 @@ pub(super) fn draining(was: Rest, event: Event, notifiers: &[&'static str]) -> C
         Event::Drained => next_notifier(was, 0, notifiers),
         Event::Started => to(
             Phase::Draining { was: Rest::Online },
-            [],
+            [Action::Acknowledge],
             "the guest has started it meanwhile",
         ),
         Event::Recall { .. } => {
@@ -42,44 +43,52 @@ fn next_notifier(was: Rest, n: usize, notifiers: &[&'static str]) -> Change {
 }
 
 pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static str]) -> Change {
-    let here = |at| Phase::Notifying { was, at };
-    let back = |reason| to(was.into(), walk_back(at, notifiers.len()), reason);
+    let here = |was, at| Phase::Notifying { was, at };
+    let back = |phase, reason| to(phase, walk_back(at, notifiers.len()), reason);
     match (event, at) {
         (Event::Ejected, _) => ejected(),
         (Event::Started, _) => to(
-            Phase::Notifying {
-                was: Rest::Online,
-                at,
-            },
-            [],
+            here(Rest::Online, at),
+            [Action::Acknowledge],
             "the guest has started it meanwhile",
         ),
         (Event::NotifierReady(n), At::Host(m)) if n == m => next_notifier(was, n + 1, notifiers),
         (Event::NotifierRefused(n, why), At::Host(m)) if n == m => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
-            back("a notifier refused").ends(Code::Refused, format!("{who} refused: {why}"))
+            let refused = format!("{who} refused: {why}");
+            back(was.into(), "a notifier refused").ends(Code::Refused, refused)
         }
         (Event::RequestRead(Request::Eject), At::Asked) => {
-            to(here(At::Read), [], "the guest has read the request")
+            to(here(was, At::Read), [], "the guest has read the request")
         }
-        (Event::Status { source, status }, At::Asked | At::Read | At::Begun)
+        (Event::Status { source, status }, At::Read | At::Begun)
             if refusal::is_ejection(source) =>
         {
-            guest_answer(was, source, status, back)
+            guest_answer(was, source, status, |reason| back(was.into(), reason))
+        }
+        (Event::Status { source, status }, _) if refusal::is_insertion(source) => {
+            insertion_answer(was, at, source, status)
         }
         (Event::Recall { .. }, At::Host(_)) | (Event::Recall { retracted: true }, At::Asked) => {
-            back("taken back").ends(Code::Cancelled, "taken back before the guest had read it")
+            back(was.into(), "taken back")
+                .ends(Code::Cancelled, "taken back before the guest had read it")
         }
         (Event::Recall { .. }, _) => to(
-            here(at),
+            here(was, at),
             [],
             "the guest has read it: only it can say no now",
         ),
         (Event::Deadline { retracted, .. }, at) => {
-            let detail = missed(at, retracted, notifiers);
-            back("nobody waits any longer").ends(Code::TimedOut, detail)
+            let read = !retracted && !matches!(at, At::Host(_));
+            let phase = if read {
+                Phase::Overdue { was }
+            } else {
+                was.into()
+            };
+            back(phase, "nobody waits any longer")
+                .ends(Code::TimedOut, missed(at, retracted, notifiers))
         }
-        (_, at) => to(here(at), [], "not what its unplug waits for"),
+        (_, at) => to(here(was, at), [], "not what its unplug waits for"),
     }
 }
 
@@ -90,24 +99,68 @@ fn guest_answer(
     status: u32,
     back: impl Fn(&'static str) -> Change,
 ) -> Change {
-    match status {
-        refusal::EJECT_IN_PROGRESS => to(
-            Phase::Notifying { was, at: At::Begun },
-            [],
-            "the guest has begun",
-        ),
-        refusal::SUCCESS => back("the guest says that it is done, and did not eject").ends(
+    if status == refusal::EJECT_IN_PROGRESS {
+        let phase = Phase::Notifying { was, at: At::Begun };
+        return to(phase, [], "the guest has begun");
+    }
+    let mut change = if status == refusal::SUCCESS {
+        back("the guest says that it is done, and did not eject").ends(
             Code::Refused,
             "the guest says that it has let go of the CPU, and has not ejected it; undone",
-        ),
-        _ => {
-            let mut change =
-                back("the guest says no").ends(Code::Refused, refusal::ejection(status));
-            change.actions.insert(0, Action::RevokeEject);
+        )
+    } else {
+        back("the guest says no").ends(Code::Refused, refusal::ejection(status))
+    };
+    change.actions.insert(0, Action::RevokeEject);
+    change.with_ost(source, status)
+}
+
+/// The guest's `_OST` about the insertion, which it had not acknowledged when the unplug began.
+fn insertion_answer(was: Rest, at: At, source: u32, status: u32) -> Change {
+    let here = |was| Phase::Notifying { was, at };
+    match (was, status) {
+        (Rest::Announced, refusal::SUCCESS) => {
+            to(here(Rest::Plugged), [], "the guest has acknowledged it")
+        }
+        (Rest::Announced, refusal::INSERT_IN_PROGRESS) => to(here(was), [], "the guest has begun"),
+        // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
+        (Rest::Announced, _) => {
+            let mut change = not_taken().with_ost(source, status);
+            change.outcome = None;
+            change.phase = Phase::Syncing { undo: false };
             change
         }
+        _ => to(here(was), [], "it was acknowledged already"),
     }
-    .with_ost(source, status)
+}
+
+/// Nobody waits for its unplug any longer; the guest may still be at it.
+pub(super) fn overdue(was: Rest, event: Event) -> Change {
+    let here = |was| Phase::Overdue { was };
+    match event {
+        Event::Ejected => ejected(),
+        Event::Status { source, status } if refusal::is_ejection(source) => match status {
+            refusal::EJECT_IN_PROGRESS => to(here(was), [], "the guest is still at it"),
+            _ => {
+                let change = to(was.into(), [Action::RevokeEject], "the guest says no, late");
+                match was {
+                    Rest::Online => change.ends(Code::Succeeded, "the guest keeps it"),
+                    Rest::Plugged | Rest::Announced => change,
+                }
+            }
+        },
+        Event::Started => to(
+            here(Rest::Online),
+            [Action::Acknowledge],
+            "the guest has started it meanwhile",
+        ),
+        Event::Unplug { .. } => drain(was),
+        Event::Deadline { .. } => to(here(was), [], "the guest is still at it").ends(
+            Code::TimedOut,
+            "the guest is still taking it down for an earlier request, whose ejection may still come",
+        ),
+        _ => to(here(was), [], "the guest may still eject it"),
+    }
 }
 
 fn missed(at: At, retracted: bool, notifiers: &[&'static str]) -> String {
@@ -128,22 +181,23 @@ fn missed(at: At, retracted: bool, notifiers: &[&'static str]) -> String {
     }
 }
 
-pub(super) fn syncing(event: Event) -> Change {
+pub(super) fn syncing(undo: bool, event: Event) -> Change {
+    let here = Phase::Syncing { undo };
     match event {
         Event::GateEmpty => to(
-            Phase::Stopping { undo: false },
+            Phase::Stopping { undo },
             [(STOP.up)(0)],
             "nobody is inside",
         ),
-        Event::Deadline { inside, .. } => to(Phase::Syncing, [], "users are still inside").ends(
+        Event::Deadline { inside, .. } => to(here, [], "users are still inside").ends(
             Code::TimedOut,
             format!(
-                "the guest has ejected it; still inside its gate: {}; it goes when they have left",
+                "the guest does not have it any more; still inside its gate: {}; it goes when they have left",
                 inside.join(", ")
             ),
         ),
-        Event::Recall { .. } => to(Phase::Syncing, [], "the guest has ejected it: too late"),
-        _ => to(Phase::Syncing, [], "the guest has ejected it already"),
+        Event::Recall { .. } => to(here, [], "it is on its way out: too late"),
+        _ => to(here, [], "the guest does not have it any more"),
     }
 }
 
@@ -151,18 +205,19 @@ pub(super) fn stopping(undo: bool, event: Event) -> Change {
     let here = Phase::Stopping { undo };
     match event {
         Event::Parked if undo => to(Phase::Dormant, [Action::SetOffline], "the plug is undone")
-            .ends(Code::Succeeded, "gone before the guest had noticed it"),
+            .ends(Code::Succeeded, "gone; the guest never had it"),
         Event::Parked => to(
             Phase::Dormant,
             [Action::SetOffline, Action::AfterDeath],
             "its thread is parked",
         )
-        .ends(Code::Succeeded, "ejected by the guest, and its thread is parked"),
+        .ends(Code::Succeeded, "the guest let go of it, and its thread is parked"),
         Event::Deadline { .. } => to(here, [], "its thread is still in the guest").ends(
             Code::TimedOut,
             "its thread has not left the guest in time; it goes when it has; see whether the host is \
              overloaded or the thread stopped",
         ),
+        Event::Recall { .. } => to(here, [], "it is on its way out: too late"),
         _ => to(here, [], "its thread is on its way out"),
     }
 }

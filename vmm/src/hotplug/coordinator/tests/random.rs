@@ -1,7 +1,7 @@
 //! The coordinator and the real controller, with threads and a guest that do whatever they may, in any order.
 
 use super::super::*;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
 use crate::hotplug::view::ThreadView;
 use hotvisor_devices::cpu_hotplug::{
@@ -40,6 +40,9 @@ impl Queue {
 #[derive(Default)]
 struct Thread {
     running: Option<u64>,
+    last: u64,
+    /// The next start fails, at once or later.
+    fails: Option<bool>,
     todo: VecDeque<Message>,
 }
 
@@ -122,8 +125,18 @@ impl Machinery for Board {
     fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
         let thread = &mut self.threads[vcpu as usize];
         assert_eq!(thread.running, None, "started twice");
-        thread.running = Some(run);
-        thread.todo.push_back(Message::Ready(vcpu, run));
+        thread.last = run;
+        match thread.fails.take() {
+            None => {
+                thread.running = Some(run);
+                thread.todo.push_back(Message::Ready(vcpu, run));
+            }
+            Some(true) => return Err(Error::host("thread", "no room", "make room")),
+            Some(false) => {
+                let why = "no room".to_owned();
+                thread.todo.push_back(Message::NotReady(vcpu, run, why));
+            }
+        }
         Ok(())
     }
     fn park(&mut self, vcpu: u32) {
@@ -131,8 +144,9 @@ impl Machinery for Board {
         assert!(!self.is_enabled(vcpu), "parked while the guest has it");
         let thread = &mut self.threads[vcpu as usize];
         if let Some(run) = thread.running.take() {
-            thread.todo.push_back(Message::Parked(vcpu, run));
+            thread.last = run;
         }
+        thread.todo.push_back(Message::Parked(vcpu, thread.last));
     }
     fn end_thread(&mut self, _vcpu: u32) {}
     fn thread(&self, _vcpu: u32) -> Option<ThreadView> {
@@ -160,7 +174,9 @@ impl Machinery for Board {
     fn revoke_eject(&mut self, vcpu: u32) {
         self.registers.revoke_eject(vcpu);
     }
-    fn ring(&mut self) {}
+    fn acknowledge(&mut self, vcpu: u32) {
+        self.registers.acknowledge(vcpu);
+    }
 }
 
 /// What the guest does about a notification.
@@ -185,6 +201,8 @@ enum Step {
     Work(Manner),
     /// An eject out of the blue.
     Eject(u32),
+    /// The next start of a thread fails, at once or later.
+    Fail(u32, bool),
     Restart,
 }
 
@@ -217,6 +235,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Scan),
         6 => manner.prop_map(Step::Work),
         1 => (0..=CPUS).prop_map(Step::Eject),
+        1 => (1..CPUS, any::<bool>()).prop_map(|(id, now)| Step::Fail(id, now)),
         1 => Just(Step::Restart),
     ]
 }
@@ -228,6 +247,9 @@ struct World {
     /// Notifications that the guest has not worked on, in order.
     work: VecDeque<(u32, Ask)>,
     machine: u64,
+    /// A CPU that was ejected, and of which the guest has not said so yet.
+    last_word: Option<u32>,
+    published: View,
 }
 
 impl World {
@@ -248,6 +270,8 @@ impl World {
             queue,
             work: VecDeque::new(),
             machine: 1,
+            last_word: None,
+            published: View::default(),
         }
     }
 
@@ -275,11 +299,16 @@ impl World {
             Step::Scan => self.work.extend(self.board.scan()),
             Step::Work(manner) => self.work(manner),
             Step::Eject(cpu) => self.board.eject(cpu),
+            Step::Fail(id, now) => self.board.threads[id as usize].fails = Some(now),
             Step::Restart => self.restart(),
         }
     }
 
     fn work(&mut self, manner: Manner) {
+        // Much may come between an eject and its last _OST, but no other work of the guest's.
+        if let Some(cpu) = self.last_word.take() {
+            return self.board.ost(cpu, 3, 0);
+        }
         let Some((cpu, ask)) = self.work.pop_front() else {
             return;
         };
@@ -302,7 +331,7 @@ impl World {
             (Ask::Eject, Manner::Obey) => {
                 self.board.ost(cpu, 3, 0x84);
                 self.board.eject(cpu);
-                self.board.ost(cpu, 3, 0);
+                self.last_word = Some(cpu);
             }
         }
     }
@@ -312,6 +341,7 @@ impl World {
         // Posts of the machine before are stale: the queue drops them by their generation.
         self.queue.0.lock().unwrap().clear();
         self.work.clear();
+        self.last_word = None;
         self.board = Board::new(&self.queue, self.coordinator.wanted().into_iter());
         self.coordinator.restarted(self.machine);
         for (id, run) in self.coordinator.slots.iter().enumerate().skip(1) {
@@ -337,16 +367,19 @@ impl World {
                 .threads
                 .iter()
                 .any(|thread| !thread.todo.is_empty());
-            if before == 0 && after == 0 && !todo {
+            if before == 0 && after == 0 && !todo && self.last_word.is_none() {
                 return;
             }
         }
         panic!("it does not come to rest");
     }
 
+    /// What everybody sees: the last view that was published.
     fn view(&mut self) -> View {
-        self.coordinator.changed = true;
-        self.coordinator.take_view(&self.board).unwrap()
+        if let Some(view) = self.coordinator.take_view(&self.board) {
+            self.published = view;
+        }
+        self.published.clone()
     }
 
     /// At rest, what is said is what there is.
