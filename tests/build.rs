@@ -1,5 +1,5 @@
-//! Builds the bare-metal test guest with the host's C compiler. Its path reaches the tests as the variable
-//! `HOTVISOR_BAREMETAL_GUEST`, at compile time.
+//! Builds what runs in guests with the host's C compiler: the bare-metal test guest, and a program for the
+//! image of the Linux guests. Their paths reach the tests as variables, at compile time.
 
 use std::fs::File;
 use std::io;
@@ -42,6 +42,25 @@ const LINK: &[&str] = &[
     "-Wl,--no-warn-rwx-segments",
 ];
 
+/// A program for Linux without a C library.
+const PROGRAM: &[&str] = &[
+    "-std=gnu11",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-ffreestanding",
+    "-fno-pie",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-s",
+    "-Wl,--build-id=none",
+    "-Wl,-z,noexecstack",
+];
+
 fn main() -> Result<(), String> {
     let manifest = variable("CARGO_MANIFEST_DIR")?;
     let sources = manifest
@@ -51,10 +70,23 @@ fn main() -> Result<(), String> {
     for file in SOURCES.iter().chain(OTHERS) {
         println!("cargo::rerun-if-changed={}", sources.join(file).display());
     }
-    let guest = build(&sources, &variable("OUT_DIR")?)?;
+    let out = variable("OUT_DIR")?;
+    let guest = build(&sources, &out)?;
     println!(
         "cargo::rustc-env=HOTVISOR_BAREMETAL_GUEST={}",
         guest.display()
+    );
+    let source = sources.with_file_name("guest").join("deadline.c");
+    println!("cargo::rerun-if-changed={}", source.display());
+    let program = out.join("deadline");
+    run(Command::new("gcc")
+        .args(PROGRAM)
+        .arg(&source)
+        .arg("-o")
+        .arg(&program))?;
+    println!(
+        "cargo::rustc-env=HOTVISOR_GUEST_DEADLINE={}",
+        program.display()
     );
     Ok(())
 }

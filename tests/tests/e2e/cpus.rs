@@ -1,6 +1,8 @@
 //! What Linux makes of the CPUs and of the platform that it is given.
 
-use anyhow::Result;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
@@ -17,6 +19,13 @@ pub(crate) fn tests() -> Vec<Test> {
             )
         })
         .collect();
+    for &kernel in Kernel::ALL {
+        tests.push(Test::with_image(
+            "cpus::added_and_reserved",
+            Image::BzImage(kernel),
+            added_and_reserved,
+        ));
+    }
     for kernel in [Kernel::V6_1Cloud, Kernel::V6_12Cloud] {
         tests.push(Test::with_image(
             "cpus::possible_1024",
@@ -91,6 +100,33 @@ fn features(context: &Context, kernel: Kernel) -> Result<()> {
         "dmesg | grep -cE 'ACPI (BIOS )?(Error|Warning)|Firmware Bug|TSC warp'; true",
         "0",
     )?;
+    vm.sh_last("poweroff -f")?;
+    vm.wait_success(SOON)
+}
+
+/// The image does what tests of hotplug rely on: it starts CPUs that are added, and can make Linux keep one.
+fn added_and_reserved(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = context.vm(kernel).cpus(2, 2).start()?;
+    vm.wait_for_init(1)?;
+    let cpu = "/sys/devices/system/cpu/cpu1";
+    vm.sh_ok(&format!("echo 0 >{cpu}/online"))?;
+    // As the kernel itself says it of a CPU that it has found.
+    vm.sh_ok(&format!("echo add >{cpu}/uevent"))?;
+    let end = Instant::now() + SOON;
+    while vm.sh_ok(&format!("cat {cpu}/online"))? != "1" {
+        if Instant::now() > end {
+            return Err(vm.evidence(format!("waited {SOON:?} for an added CPU to be started")));
+        }
+    }
+    vm.sh_ok(
+        "for n in 1 2; do sleep 9999 >/dev/null 2>&1 & echo $! >>/run/reserved; done; \
+         deadline $(cat /run/reserved)",
+    )?;
+    let refused = vm.sh(&format!("echo 0 >{cpu}/online"), SOON)?;
+    ensure!(refused.status != 0, "Linux gave a reserved CPU away");
+    expect(&vm, &format!("cat {cpu}/online"), "1")?;
+    vm.sh_ok("kill $(cat /run/reserved)")?;
+    vm.sh_ok(&format!("echo 0 >{cpu}/online"))?;
     vm.sh_last("poweroff -f")?;
     vm.wait_success(SOON)
 }
