@@ -20,10 +20,31 @@ pub(super) struct Files {
 const KERNEL_PARAMETERS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off nokaslr no5lvl \
                                  norandmaps audit=0 nmi_watchdog=0 workqueue.power_efficient=0";
 
-/// A tick that never stops, beside [`Clock::Wall`]. Once L1 stood still as a whole while its CPU was busy in a
-/// guest: no timer interrupt of its own came through any more, with nothing left that would make the emulator
-/// look at its interrupts again. A periodic tick makes it look, four milliseconds later.
+/// A tick that never stops, and no timer of L1 between two ticks. QEMU (seen in 7.2) wants both.
+///
+/// With [`Clock::Wall`] L1 once stood still as a whole while its CPU was busy in a guest: no timer interrupt of
+/// its own came through any more. VMRUN notes a virtual interrupt in the CPU's word of pending interrupts without
+/// the lock under which timers note theirs (`helper_vmrun` and `tcg_handle_interrupt`, both a plain `|=`), so that
+/// of two at the same moment one can get lost; and L1, which sets its next timer when the last one came, sets none.
+/// A periodic tick comes again, four milliseconds later.
+///
+/// With [`Clock::Instructions`] guests of more than one vCPU came to a stand: QEMU delivered an interrupt to
+/// them twice. VMRUN with an interrupt to inject (`helper_vmrun`, `SVM_EVTINJ_TYPE_INTR`) delivers it, and leaves
+/// its vector in `exception_index` until the guest leaves, or takes an exception. If the emulator is to leave
+/// its loop before that (the end of `cpu_handle_interrupt` writes there only if it is empty), it delivers the
+/// vector again, as an exception and so where interrupts are disabled too: a second timer interrupt while the
+/// first one held a lock, for which it then waited. With instructions for a clock, the emulator leaves its loop
+/// whenever a timer is due, and one of L1's often was a few microseconds after a tick, when the guest was in the
+/// handler of its own. With ticks alone the handler has left the guest long before the next one. It stays
+/// possible for interrupts whose handler does not leave the guest, because KVM lets it acknowledge them in
+/// memory: one of 25 boots, with four vCPUs, stood still, and none of 17 with that feature hidden from the guest.
 const PERIODIC_TICK: &str = "highres=off nohz=off";
+
+/// A PAUSE in a guest leaves the guest, so that KVM runs another vCPU. The emulated CPU does not offer this,
+/// because it cannot count, but does it when told: each PAUSE then counts. Without it a vCPU that waits for
+/// another one spins until the next tick, and as each PAUSE makes the emulator leave its loop, the millions of
+/// them that a tick has room for with [`Clock::Instructions`] take seconds.
+const PAUSE_EXITS: &str = "max,x-force-features=on,pause-filter=on,pfthreshold=on";
 
 /// QEMU, which ends when the thread ends that starts it, even if that is killed.
 pub(super) fn command(bed: &Bed, files: &Files) -> Command {
@@ -36,19 +57,16 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
         "none",
         "-no-reboot",
     ]);
-    command.args([
-        "-machine",
-        "q35",
-        "-cpu",
-        "max",
-        "-m",
-        &bed.memory.to_string(),
-    ]);
+    let cpu = match bed.clock {
+        Clock::Wall => "max",
+        Clock::Instructions => PAUSE_EXITS,
+    };
+    command.args(["-machine", "q35", "-cpu", cpu]);
+    command.args(["-m", &bed.memory.to_string()]);
     match bed.clock {
         // One CPU, and with it one thread of the emulator. With two, on QEMU 7.2 and a busy host, a guest
         // that patches code which its other vCPU runs now and then went on with the half-patched
-        // instruction: an oops of int3, a triple fault, a loop. With one, none of that was seen. And not
-        // `thread=single`: there, as with `-icount`, guests with more than one vCPU hang.
+        // instruction: an oops of int3, a triple fault, a loop. With one, none of that was seen.
         Clock::Wall => {
             let cpus = std::env::var("HOTVISOR_L1_CPUS").unwrap_or_else(|_| "1".to_owned());
             command.args(["-accel", "tcg,thread=multi", "-smp", &cpus])
@@ -68,11 +86,8 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
         .arg(&files.kernel)
         .arg("-initrd")
         .arg(&files.initramfs);
-    let tick = match bed.clock {
-        Clock::Wall => PERIODIC_TICK,
-        Clock::Instructions => "",
-    };
-    command.args(["-append", &format!("{KERNEL_PARAMETERS} {tick}")]);
+    let parameters = format!("{KERNEL_PARAMETERS} {PERIODIC_TICK}");
+    command.args(["-append", &parameters]);
     // ttyS0, ttyS1, ttyS2
     command.args(["-serial", &to_file(&files.console)]);
     command.args([
