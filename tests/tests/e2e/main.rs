@@ -4,6 +4,7 @@
 mod boot;
 mod cpus;
 mod end;
+mod hotplug;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,6 @@ fn main() -> ExitCode {
         requirement: Requirement::LongMode,
         packages: &[],
         files: || Ok(Vec::new()),
-        tests: [boot::tests(), cpus::tests(), end::tests()].concat(),
+        tests: [boot::tests(), cpus::tests(), end::tests(), hotplug::tests()].concat(),
     })
 }

@@ -1,0 +1,124 @@
+//! vCPUs are given back.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::kernels::Kernel;
+use hotvisor_tests::vm::api::{State, Target, Vcpus};
+use hotvisor_tests::vm::{SOON, Thread, Vm};
+
+use super::{
+    SHORT, WAIT, end, everywhere, expect, expect_cpus, last_ost, runs_tasks, start,
+    start_without_udev, succeeded,
+};
+
+pub(super) fn tests() -> Vec<Test> {
+    [
+        everywhere("unplug_middle_and_replug", unplug_middle_and_replug),
+        everywhere("unplug_offline", unplug_offline),
+        everywhere("unplug_never_onlined", unplug_never_onlined),
+        everywhere("unplug_under_a_task", unplug_under_a_task),
+        everywhere("guest_ejects", guest_ejects),
+    ]
+    .concat()
+}
+
+fn thread(vm: &Vm, id: u32) -> Result<Thread> {
+    vm.vcpu_thread(id)?
+        .with_context(|| format!("vCPU {id} has no thread"))
+}
+
+fn generation(vm: &Vm, id: u32) -> Result<u64> {
+    let vcpus = vm.api().vcpus()?.vcpus;
+    let vcpu = vcpus.into_iter().find(|vcpu| vcpu.id == id);
+    Ok(vcpu
+        .with_context(|| format!("there is no vCPU {id}"))?
+        .generation)
+}
+
+fn unplug_middle_and_replug(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = start(context, kernel, 4, 4)?;
+    vm.agree(&[0, 1, 2, 3])?;
+    let (before, first) = (thread(&vm, 2)?.id, generation(&vm, 2)?);
+    for round in 1..=3 {
+        let operation = vm.api().vcpu_target(2, Target::Offline, WAIT)?;
+        succeeded(&vm, &operation, &[2])?;
+        // The last word comes after the eject, and may come after the thread is parked.
+        last_ost(&vm, &operation, 2, &[[3, 0x84], [3, 0]])?;
+        vm.agree(&[0, 1, 3])?;
+        // The thread is parked, not gone.
+        ensure!(thread(&vm, 2)?.id == before, "vCPU 2 has another thread");
+        let operation = vm.api().vcpu_target(2, Target::Online, WAIT)?;
+        succeeded(&vm, &operation, &[2])?;
+        last_ost(&vm, &operation, 2, &[[1, 0]])?;
+        vm.agree(&[0, 1, 2, 3])?;
+        runs_tasks(&vm, 2)?;
+        ensure!(thread(&vm, 2)?.id == before, "vCPU 2 has another thread");
+        let now = generation(&vm, 2)?;
+        ensure!(
+            now == first + round,
+            "generation {now} after {first} and {round} plugs"
+        );
+    }
+    end(&vm)
+}
+
+fn unplug_offline(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = start(context, kernel, 2, 2)?;
+    vm.sh_ok("echo 0 >/sys/devices/system/cpu/cpu1/online")?;
+    expect_cpus(&vm, "0-1", "0")?;
+    let operation = vm.api().resize(1, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0])?;
+    let operation = vm.api().resize(2, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0, 1])?;
+    end(&vm)
+}
+
+fn unplug_never_onlined(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = start_without_udev(context, kernel, 1, 2)?;
+    let operation = vm.api().timeout(SHORT).resize(2, WAIT)?;
+    expect(&vm, &operation, State::TimedOut)?;
+    expect_cpus(&vm, "0-1", "0")?;
+    let operation = vm.api().resize(1, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0])?;
+    end(&vm)
+}
+
+/// A task that may run on no other CPU does not keep it: Linux moves it, and it lives on.
+fn unplug_under_a_task(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = start(context, kernel, 2, 2)?;
+    vm.sh_ok("taskset 2 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! >/run/busy")?;
+    let operation = vm.api().resize(1, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0])?;
+    vm.sh_ok("kill $(cat /run/busy)")?;
+    end(&vm)
+}
+
+/// The guest gives a CPU back that nobody asked for. It is taken, and can be had again.
+fn guest_ejects(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = start(context, kernel, 2, 2)?;
+    vm.sh_ok("echo 1 >/sys/devices/system/cpu/cpu1/firmware_node/eject")?;
+    let deadline = Instant::now() + SOON;
+    while !is_away(&vm, &vm.api().vcpus()?)? {
+        if Instant::now() > deadline {
+            let vcpus = vm.api().vcpus()?;
+            return Err(vm.evidence(format!("waited {SOON:?} for the eject: {vcpus:#?}")));
+        }
+    }
+    expect_cpus(&vm, "0", "0")?;
+    let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0, 1])?;
+    end(&vm)
+}
+
+/// vCPU 1 is not in the guest any more, as API, guest and host say.
+fn is_away(vm: &Vm, vcpus: &Vcpus) -> Result<bool> {
+    let present = vm.sh_ok("cat /sys/devices/system/cpu/present")?;
+    Ok(vcpus.plugged == 1 && present == "0" && !thread(vm, 1)?.is_in_guest())
+}
