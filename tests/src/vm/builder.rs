@@ -54,6 +54,11 @@ pub(super) fn monitor_socket(folder: &Path) -> PathBuf {
     folder.join("monitor")
 }
 
+/// Where QEMU listens for programs.
+pub(super) fn qmp_socket(folder: &Path) -> PathBuf {
+    folder.join("qmp")
+}
+
 /// Where Hotvisor listens for requests.
 pub(super) fn api_socket(folder: &Path) -> PathBuf {
     folder.join("api")
@@ -218,11 +223,13 @@ impl Builder {
             "-serial",
             "chardev:serial",
         ]);
-        let monitor = monitor_socket(folder);
-        command.args([
-            "-monitor",
-            &format!("unix:{},server=on,wait=off", monitor.display()),
-        ]);
+        for (option, socket) in [
+            ("-monitor", monitor_socket(folder)),
+            ("-qmp", qmp_socket(folder)),
+        ] {
+            let listen = format!("unix:{},server=on,wait=off", socket.display());
+            command.args([option, &listen]);
+        }
         command.args(&self.args);
         command
     }

@@ -11,6 +11,7 @@ mod evidence;
 mod footprint;
 mod http;
 mod memory;
+mod qmp;
 mod watch;
 
 use std::fmt::Display;
@@ -28,6 +29,7 @@ pub use evidence::Thread;
 pub use footprint::Footprint;
 pub use http::Answer;
 pub use memory::own_memory;
+pub use qmp::{Event, Pluggable, Qmp};
 
 use watch::Watched;
 
@@ -251,6 +253,15 @@ impl Vm {
     #[must_use]
     pub fn api(&self) -> api::Api<'_> {
         api::Api::new(self, builder::api_socket(self.folder.path()))
+    }
+
+    /// A connection to QEMU's machine protocol.
+    ///
+    /// # Errors
+    /// It is not QEMU that runs here, or it does not answer.
+    pub fn qmp(&self) -> Result<Qmp> {
+        Qmp::connect(&builder::qmp_socket(self.folder.path()))
+            .map_err(|error| self.evidence(format!("{error:#}")))
     }
 
     /// Waits until the VMM's process ends.

@@ -34,17 +34,28 @@ const PHASES: &[(&str, &str)] = &[
     ("stopping", "host: its thread leaves the guest and parks"),
 ];
 
-/// The picture of a timeline as `GET /api/v1/vcpus/{id}` has it, under `plug` or `unplug`.
-pub(crate) fn of(timeline: &Value) -> Result<String> {
+/// What happens in a phase, and in whose time.
+pub(crate) fn meaning(name: &str) -> &'static str {
+    let known = PHASES.iter().find(|(phase, _)| *phase == name);
+    known.map_or("", |(_, meaning)| meaning)
+}
+
+/// The phases of a timeline as `GET /api/v1/vcpus/{id}` has it, under `plug` or `unplug`, with their
+/// microseconds.
+pub(crate) fn phases(timeline: &Value) -> Result<Vec<(&str, u64)>> {
     let phases = timeline["phases"]
         .as_array()
         .context("a timeline has no phases")?;
-    let phases: Vec<(&str, u64)> = phases
+    phases
         .iter()
         .map(|phase| Some((phase["phase"].as_str()?, phase["us"].as_u64()?)))
         .collect::<Option<_>>()
-        .context("a phase has no name or no time")?;
-    Ok(draw(&phases))
+        .context("a phase has no name or no time")
+}
+
+/// The picture of such a timeline.
+pub(crate) fn of(timeline: &Value) -> Result<String> {
+    Ok(draw(&phases(timeline)?))
 }
 
 fn draw(phases: &[(&str, u64)]) -> String {
@@ -52,8 +63,7 @@ fn draw(phases: &[(&str, u64)]) -> String {
     let mut picture = String::new();
     let total: u64 = phases.iter().map(|(_, us)| us).sum();
     for (name, us) in phases {
-        let meaning = PHASES.iter().find(|(phase, _)| phase == name);
-        let meaning = meaning.map_or("", |(_, meaning)| meaning);
+        let meaning = meaning(name);
         let columns = |us: u64| usize::try_from(us * WIDTH as u64 / longest).unwrap_or(WIDTH);
         // Where there is time there is something to see.
         let bar = match columns(*us) {

@@ -1,46 +1,26 @@
-//! `cargo testbed figures`.
+//! From the start to the guest's init, and what a VMM needs for itself.
 //!
 //! Times come from a bed whose clock counts instructions, with one vCPU in the guest: there they are
 //! the same whatever else the host does. With more vCPUs, guests under Hotvisor hang in that kind of bed;
 //! why, and whether others do, is not known. Memory and threads do not depend on the clock and are taken
 //! in the ordinary bed.
 
-use std::fs;
-use std::process::ExitCode;
-
-use anyhow::{Context, Result, bail, ensure};
-use hotvisor_tests::artifacts::{Artifacts, Image};
-use hotvisor_tests::host;
-use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::nested::{Clock, Input, Job, peer_qemu_files};
+use anyhow::{Context, Result};
+use hotvisor_tests::artifacts::Artifacts;
+use hotvisor_tests::nested::Clock;
 use hotvisor_tests::vm::{Builder, SOON, Vm};
 use serde::{Deserialize, Serialize};
 
-use crate::inner::{self, Need};
+use super::{Args, Bed, MEMORY, guest, median, spread};
 use crate::progress::Step;
 
-/// The guest's memory in MiB.
-const MEMORY: u32 = 512;
-const KERNEL: Kernel = Kernel::V6_1Cloud;
 /// Numbers of vCPUs to measure with; memory per vCPU is the difference between the two.
 const ONE: u32 = 1;
 const FOUR: u32 = 4;
-/// Where the samples lie in L1.
-const SAMPLES: &str = "/tmp/samples.json";
-
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// How often each VMM boots its guest.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// In L1: how many vCPUs to measure with.
-    #[arg(long, hide = true)]
-    vcpus: Vec<u32>,
-}
 
 /// What one boot showed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Sample {
+pub(super) struct Sample {
     hotvisor: bool,
     vcpus: u32,
     init_ms: f64,
@@ -48,48 +28,25 @@ struct Sample {
     threads: usize,
 }
 
-/// Always in L1: only there time does not depend on what else the machine does.
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if Job::is_running() {
-        return measure(args);
-    }
-    host::ensure(host::BED)?;
-    let artifacts = {
-        let _step = Step::begin("building Hotvisor, fetching a Debian kernel");
-        Artifacts::prepare(&[Image::BzImage(KERNEL)])?
+/// Measures in two beds, and makes a table of it.
+pub(super) fn table(artifacts: &Artifacts, runs: u32) -> Result<String> {
+    let samples = |clock, vcpus: &[u32]| {
+        let mut options = vec!["boot".to_owned(), format!("--runs={runs}")];
+        options.extend(vcpus.iter().map(|number| format!("--vcpus={number}")));
+        let bed = Bed {
+            artifacts,
+            clock,
+            options,
+        };
+        bed.samples()
     };
-    let times = samples(&artifacts, args.runs, Clock::Instructions, &[ONE])?;
-    let sizes = samples(&artifacts, args.runs, Clock::Wall, &[ONE, FOUR])?;
-    print!("{}", table(args.runs, &times, &sizes)?);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Boots L1 and measures there.
-fn samples(artifacts: &Artifacts, runs: u32, clock: Clock, vcpus: &[u32]) -> Result<Vec<Sample>> {
-    let mut args = vec!["figures".to_owned(), format!("--runs={runs}")];
-    args.extend(vcpus.iter().map(|number| format!("--vcpus={number}")));
-    let mut job = inner::this_program(args)?;
-    job.collect.push(SAMPLES.to_owned());
-    let need = Need {
-        artifacts,
-        images: &[Image::BzImage(KERNEL)],
-        files: peer_qemu_files()?,
-        clock,
-        input: Input::Nothing,
-    };
-    let outcome = inner::run(job, need)?;
-    ensure!(
-        outcome.status == 0,
-        "measuring ended with code {}",
-        outcome.status
-    );
-    let (_, bytes) = outcome.files.first().context("no samples came back")?;
-    Ok(serde_json::from_slice(bytes)?)
+    let times: Vec<Sample> = samples(Clock::Instructions, &[ONE])?;
+    let sizes: Vec<Sample> = samples(Clock::Wall, &[ONE, FOUR])?;
+    draw(runs, &times, &sizes)
 }
 
 /// In L1: boots one VMM after the other, in turns.
-fn measure(args: &Args) -> Result<ExitCode> {
-    let artifacts = Artifacts::open()?;
+pub(super) fn measure(artifacts: &Artifacts, args: &Args) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for run in 1..=args.runs {
         for &vcpus in &args.vcpus {
@@ -101,22 +58,15 @@ fn measure(args: &Args) -> Result<ExitCode> {
                 };
                 let what = format!("run {run} of {}: {name}, {vcpus} vCPUs", args.runs);
                 let _step = Step::begin(&what);
-                samples.push(sample(vm, hotvisor, &artifacts, vcpus)?);
+                samples.push(sample(vm, hotvisor, artifacts, vcpus)?);
             }
         }
     }
-    fs::write(SAMPLES, serde_json::to_vec(&samples)?)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(samples)
 }
 
 fn sample(vm: Builder, hotvisor: bool, artifacts: &Artifacts, vcpus: u32) -> Result<Sample> {
-    let vm = vm
-        .kernel(artifacts.bzimage(KERNEL))
-        .initramfs(artifacts.initramfs(KERNEL))
-        .cmdline("console=ttyS0 quiet")
-        .cpus(vcpus, FOUR)
-        .memory(MEMORY)
-        .start()?;
+    let vm = guest(vm, artifacts, "").cpus(vcpus, FOUR).start()?;
     let (init, _) = vm.wait_for_init(1)?;
     let sample = Sample {
         hotvisor,
@@ -141,15 +91,7 @@ type Row = (&'static str, fn(&Series) -> Result<String>);
 
 const ROWS: &[Row] = &[
     ("start to the guest's init, 1 vCPU", |series| {
-        let times = || series.times.iter().map(|sample| sample.init_ms);
-        let (least, most) = (
-            times().fold(f64::INFINITY, f64::min),
-            times().fold(0.0, f64::max),
-        );
-        Ok(format!(
-            "{:.0} ms ({least:.0} to {most:.0})",
-            median(times())?
-        ))
+        spread(series.times.iter().map(|sample| sample.init_ms), 0)
     }),
     ("own memory, 4 vCPUs", |series| {
         Ok(format!("{} KiB", series.memory(FOUR)?))
@@ -193,7 +135,7 @@ impl Series {
     }
 }
 
-fn table(runs: u32, times: &[Sample], sizes: &[Sample]) -> Result<String> {
+fn draw(runs: u32, times: &[Sample], sizes: &[Sample]) -> Result<String> {
     let hotvisor = Series::of(true, times, sizes);
     let qemu = Series::of(false, times, sizes);
     let mut table = format!(
@@ -206,25 +148,9 @@ fn table(runs: u32, times: &[Sample], sizes: &[Sample]) -> Result<String> {
     Ok(table)
 }
 
-fn median<T: PartialOrd>(values: impl Iterator<Item = T>) -> Result<T> {
-    let mut values: Vec<T> = values.collect();
-    values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
-    let middle = values.len() / 2;
-    match values.into_iter().nth(middle) {
-        Some(value) => Ok(value),
-        None => bail!("nothing was measured"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median([3, 1, 2].into_iter()).unwrap(), 2);
-        assert!(median(std::iter::empty::<u32>()).is_err());
-    }
 
     #[test]
     fn growth_is_per_vcpu() {
@@ -241,7 +167,7 @@ mod tests {
             sample(false, 1, 9),
             sample(false, 4, 9),
         ];
-        let table = table(1, &[sizes[0].clone(), sizes[2].clone()], &sizes).unwrap();
+        let table = draw(1, &[sizes[0].clone(), sizes[2].clone()], &sizes).unwrap();
         assert!(table.contains("further vCPU | 10 KiB | 0 KiB |"), "{table}");
         assert!(
             table.contains("init, 1 vCPU | 1000 ms (1000 to 1000) | 1000 ms"),
