@@ -27,8 +27,8 @@ const OURS: [&str; 2] = ["vmm", "api"];
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Samples {
     cycles: Vec<Cycle>,
-    /// The guest kernel's own time for taking the CPU offline, in milliseconds.
-    offline: Vec<f64>,
+    /// The guest kernel's own time for taking the CPU offline, in milliseconds, under each of the two.
+    offline: Vec<(bool, f64)>,
     phases: Vec<Phase>,
     /// Milliseconds of CPU time per operation, for each of [`OURS`].
     ours: [f64; 2],
@@ -91,6 +91,9 @@ impl Samples {
                 self.add_phases(&vm)?;
             }
         }
+        way.plug(&vm)?;
+        let offline = offline_times(&vm, number)?.into_iter();
+        self.offline.extend(offline.map(|time| (hotvisor, time)));
         end(&vm)
     }
 
@@ -127,9 +130,6 @@ impl Samples {
         for (which, now) in cpu_times(&vm, &after)?.into_iter().enumerate() {
             self.ours[which] = (now - used[which]) as f64 / 1e6 / f64::from(2 * number);
         }
-        cycles::succeeded(&vm.api().vcpu_target(VCPU, Target::Online, SOON)?)?;
-        cycles::settle(&vm)?;
-        self.offline = offline_times(&vm, number)?;
         end(&vm)
     }
 }
@@ -220,13 +220,18 @@ pub(super) fn table(samples: &Samples) -> Result<String> {
         let (ours, theirs) = (spread(times(true), 1)?, spread(times(false), 1)?);
         let _ = writeln!(table, "| {name} | {ours} | {theirs} | {ratio:.2} |");
     }
-    let offline = samples.offline.iter().copied();
+    let offline = |hotvisor| {
+        let times = samples.offline.iter();
+        times
+            .filter(move |(under, _)| *under == hotvisor)
+            .map(|(_, time)| *time)
+    };
     let unplugs = samples.cycles.iter().filter(|cycle| cycle.hotvisor);
-    let ratio = median(unplugs.map(|cycle| cycle.unplug))? / median(offline.clone())?;
-    let offline = spread(offline, 1)?;
+    let ratio = median(unplugs.map(|cycle| cycle.unplug))? / median(offline(true))?;
+    let (ours, theirs) = (spread(offline(true), 1)?, spread(offline(false), 1)?);
     let _ = writeln!(
         table,
-        "| the guest kernel's own time for offline, of which the unplug is {ratio:.2} | {offline} | | |"
+        "| the guest kernel's own time for offline, of which our unplug is {ratio:.2} | {ours} | {theirs} | |"
     );
     let [vmm, api] = samples.ours;
     let _ = writeln!(
@@ -286,7 +291,7 @@ mod tests {
         };
         let samples = Samples {
             cycles: vec![cycle(true, 30.0, 20.0), cycle(false, 40.0, 50.0)],
-            offline: vec![10.0],
+            offline: vec![(true, 10.0), (false, 11.0)],
             phases: vec![
                 phase("unplug", "stopping", 1500),
                 phase("plug", "starting", 10),
@@ -298,7 +303,7 @@ mod tests {
         for part in [
             "gone | 20.0 ms (20.0 to 20.0) | 50.0 ms (50.0 to 50.0) | 0.40 |",
             "guest | 30.0 ms (30.0 to 30.0) | 40.0 ms (40.0 to 40.0) | 0.75 |",
-            "the unplug is 2.00 |",
+            "our unplug is 2.00 | 10.0 ms (10.0 to 10.0) | 11.0 ms (11.0 to 11.0) |",
             "0.50 ms and 0.25 ms",
             "| plug: `starting` | 0.01 ms | host: its thread gets ready to run it |\n| unplug: `stopping`",
         ] {

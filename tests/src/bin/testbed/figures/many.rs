@@ -27,10 +27,11 @@ pub(super) struct Samples {
 /// In L1: measures.
 pub(super) fn measure(artifacts: &Artifacts, vcpus: u32) -> Result<Samples> {
     let vm = {
-        let _step = Step::begin(&format!("Hotvisor boots a guest with {vcpus} vCPUs"));
+        let _step = Step::begin(&format!("Hotvisor: a guest with {vcpus} vCPUs"));
         let vm = guest(Vm::hotvisor(artifacts.hotvisor()), artifacts, REPORT);
-        let vm = vm.cpus(vcpus, vcpus).start()?;
+        let vm = vm.cpus(1, vcpus).start()?;
         vm.wait_for_init(1)?;
+        plug_all(&vm, vcpus)?;
         vm
     };
     let mut samples = Samples {
