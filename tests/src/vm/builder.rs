@@ -32,6 +32,7 @@ pub struct Builder {
     memory: u32,
     serial: String,
     ignored: Option<String>,
+    api: bool,
     args: Vec<String>,
 }
 
@@ -77,6 +78,7 @@ impl Builder {
             memory: 512,
             serial: "tty".to_owned(),
             ignored: None,
+            api: true,
             args: Vec::new(),
         }
     }
@@ -128,6 +130,13 @@ impl Builder {
     #[must_use]
     pub fn ignoring(mut self, signals: &str) -> Self {
         self.ignored = Some(signals.to_owned());
+        self
+    }
+
+    /// Hotvisor serves no API.
+    #[must_use]
+    pub fn without_api(mut self) -> Self {
+        self.api = false;
         self
     }
 
@@ -198,7 +207,9 @@ impl Builder {
         ]);
         command.args(["--memory", &format!("size={}M", self.memory)]);
         command.args(["--serial", &self.serial, "--console", "off"]);
-        command.arg("--api-socket").arg(api_socket(folder));
+        if self.api {
+            command.arg("--api-socket").arg(api_socket(folder));
+        }
         command.args(&self.args);
         command
     }

@@ -93,7 +93,7 @@ const ROWS: &[Row] = &[
     ("start to the guest's init, 1 vCPU", |series| {
         spread(series.times.iter().map(|sample| sample.init_ms), 0)
     }),
-    ("own memory, 4 vCPUs", |series| {
+    ("own memory, 4 vCPUs, no API", |series| {
         Ok(format!("{} KiB", series.memory(FOUR)?))
     }),
     ("own memory for each further vCPU", |series| {
@@ -104,7 +104,7 @@ const ROWS: &[Row] = &[
         let growth = i64::try_from(four)? - i64::try_from(one)?;
         Ok(format!("{} KiB", growth / i64::from(FOUR - ONE)))
     }),
-    ("threads, 4 vCPUs", |series| {
+    ("threads, 4 vCPUs, no API", |series| {
         Ok(median(series.with(FOUR).map(|sample| sample.threads))?.to_string())
     }),
 ];

@@ -1,0 +1,175 @@
+//! Answers that come late, or twice, or from somebody who was not asked; and who waits for them.
+
+use super::super::*;
+use super::bench::Bench;
+use crate::hotplug::client::Want;
+use crate::hotplug::gate::Binding;
+use crate::hotplug::notifier::Done;
+use hotvisor_devices::cpu_hotplug::Request as Ask;
+use std::sync::Mutex;
+
+#[test]
+fn a_deadline_that_another_operation_outlives_is_published() {
+    let mut bench = Bench::new(2);
+    let brief = bench.ask_within(Want::Count(1), Duration::ZERO);
+    let patient = bench.ask(Want::Count(1));
+    assert_eq!(bench.code(brief), None);
+    bench.coordinator.tick(&mut bench.machine);
+    assert_eq!(bench.code(brief), Some(Code::TimedOut));
+    bench.guest_ejects(1);
+    assert_eq!(bench.code(patient), Some(Code::Succeeded));
+}
+
+/// The guest has begun, and nobody can say that the vCPU stays before the guest has.
+#[test]
+fn online_is_not_said_of_a_vcpu_that_the_guest_is_taking_down() {
+    for supersede in [false, true] {
+        let mut bench = Bench::new(2);
+        let unplug = bench.ask_within(Want::Count(1), Duration::ZERO);
+        bench.notice(1, What::Read(Ask::Eject));
+        bench.ost(1, 3, 0x84);
+        bench.machine.noticed = true;
+        if !supersede {
+            bench.coordinator.tick(&mut bench.machine);
+            assert_eq!(bench.code(unplug), Some(Code::TimedOut));
+        }
+        let brief = bench.ask_within(Want::Count(2), Duration::ZERO);
+        bench.coordinator.tick(&mut bench.machine);
+        assert_eq!(bench.code(brief), Some(Code::TimedOut));
+        assert!(
+            bench
+                .outcome(brief, 1)
+                .detail
+                .contains("still taking it down")
+        );
+        let patient = bench.ask(Want::Count(2));
+        assert_eq!(bench.code(patient), None);
+        bench.notice(1, What::Ejected { requested: true });
+        bench.tell(1, Message::Parked);
+        bench.guest_starts(1);
+        assert_eq!(bench.code(patient), Some(Code::Succeeded));
+    }
+}
+
+#[test]
+fn a_late_no_settles_who_waits_for_online() {
+    let mut bench = Bench::new(2);
+    bench.ask_within(Want::Count(1), Duration::ZERO);
+    bench.notice(1, What::Read(Ask::Eject));
+    bench.machine.noticed = true;
+    bench.coordinator.tick(&mut bench.machine);
+    let online = bench.ask(Want::Count(2));
+    assert_eq!(bench.code(online), None);
+    bench.ost(1, 3, 0x82);
+    assert_eq!(bench.code(online), Some(Code::Succeeded));
+    assert_eq!(bench.phase(1), "online");
+}
+
+#[test]
+fn a_part_that_only_waits_can_be_cancelled() {
+    let mut bench = Bench::new(2);
+    bench.ask(Want::Count(1));
+    bench.notice(1, What::Read(Ask::Eject));
+    bench.machine.noticed = true;
+    let back = bench.ask(Want::Count(2));
+    bench.coordinator.cancel(back, &mut bench.machine).unwrap();
+    assert_eq!(bench.code(back), Some(Code::Cancelled));
+    bench.guest_ejects(1);
+    assert_eq!(bench.phase(1), "dormant");
+}
+
+#[test]
+fn a_thread_that_cannot_be_had_after_all_leaves_the_vcpu_dormant() {
+    let mut bench = Bench::new(1);
+    let operation = bench.ask(Want::Count(2));
+    let run = bench.run(1);
+    let failed = Message::NotReady(1, run, "no room".into());
+    bench.coordinator.message(failed, &mut bench.machine);
+    bench.tell(1, Message::Parked);
+    assert_eq!(
+        (bench.code(operation), bench.phase(1)),
+        (Some(Code::Failed), "dormant")
+    );
+}
+
+#[test]
+fn a_user_inside_holds_a_vcpu_whose_plug_is_undone() {
+    let mut bench = Bench::new(1);
+    let plug = bench.ask(Want::Count(2));
+    bench.tell(1, Message::Ready);
+    let inside = bench.coordinator.gates()[1].enter(Binding::Pinned, "a user", Instant::now());
+    bench.coordinator.cancel(plug, &mut bench.machine).unwrap();
+    assert_eq!(bench.phase(1), "syncing");
+    assert!(!bench.machine.calls.contains(&("park", 1)));
+    drop(inside);
+    let message = bench.posted.lock().unwrap().pop().unwrap();
+    bench.coordinator.message(message, &mut bench.machine);
+    assert_eq!(bench.phase(1), "stopping");
+}
+
+#[test]
+fn only_what_is_about_the_insertion_answers_it() {
+    let mut bench = Bench::new(1);
+    let plug = bench.ask(Want::Count(2));
+    bench.tell(1, Message::Ready);
+    for (source, status) in [(1, 0x80), (0x200, 0), (3, 0)] {
+        bench.ost(1, source, status);
+        assert_eq!((bench.phase(1), bench.code(plug)), ("announced", None));
+    }
+    bench.ost(1, 1, 0);
+    assert_eq!(bench.phase(1), "plugged");
+}
+
+/// A notifier that never answers by itself.
+struct Silent(Arc<Mutex<Vec<Done>>>);
+
+impl Notifier for Silent {
+    fn name(&self) -> &'static str {
+        "silent"
+    }
+    fn prepare(&mut self, _vcpu: VcpuRef, done: Done) {
+        self.0.lock().unwrap().push(done);
+    }
+    fn undo(&mut self, _vcpu: VcpuRef) {}
+    fn after_death(&mut self, _vcpu: VcpuRef) {}
+}
+
+#[test]
+fn a_notifier_s_answer_to_an_earlier_attempt_is_stale() {
+    let mut bench = Bench::new(2);
+    let dones = Arc::new(Mutex::new(Vec::new()));
+    bench.coordinator.register(Box::new(Silent(dones.clone())));
+    let first = bench.ask_within(Want::Count(1), Duration::ZERO);
+    bench.coordinator.tick(&mut bench.machine);
+    assert!(
+        bench
+            .outcome(first, 1)
+            .detail
+            .contains("silent did not let go")
+    );
+    let second = bench.ask(Want::Count(1));
+    let take = |index: usize| dones.lock().unwrap().remove(index);
+    take(0).ready();
+    let stale = bench.posted.lock().unwrap().pop().unwrap();
+    bench.coordinator.message(stale, &mut bench.machine);
+    assert!(!bench.machine.calls.contains(&("request eject", 1)));
+    // One that gives no answer at all has refused.
+    drop(take(0));
+    let dropped = bench.posted.lock().unwrap().pop().unwrap();
+    bench.coordinator.message(dropped, &mut bench.machine);
+    assert_eq!(
+        bench.outcome(second, 1).detail,
+        "silent refused: it gave no answer"
+    );
+}
+
+#[test]
+fn the_operation_that_ended_last_is_kept_longest() {
+    let mut bench = Bench::new(3);
+    let long = bench.ask(Want::One(1, Target::Offline));
+    for _ in 0..300 {
+        bench.ask(Want::One(0, Target::Online));
+    }
+    bench.guest_ejects(1);
+    assert_eq!(bench.code(long), Some(Code::Succeeded));
+}
