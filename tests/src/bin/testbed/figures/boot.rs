@@ -66,7 +66,8 @@ pub(super) fn measure(artifacts: &Artifacts, args: &Args) -> Result<Vec<Sample>>
 }
 
 fn sample(vm: Builder, hotvisor: bool, artifacts: &Artifacts, vcpus: u32) -> Result<Sample> {
-    let vm = guest(vm, artifacts, "").cpus(vcpus, FOUR).start()?;
+    let vm = guest(vm.without_api(), artifacts, "");
+    let vm = vm.cpus(vcpus, FOUR).start()?;
     let (init, _) = vm.wait_for_init(1)?;
     let sample = Sample {
         hotvisor,
