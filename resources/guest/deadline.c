@@ -3,9 +3,6 @@
  * sched(7)), whether it needs them or sleeps. Linux refuses to take a CPU offline whose time it has
  * promised; two such processes need more than one CPU.
  *
- * deadline fifo PID... lets each of these run before everything else (SCHED_FIFO, 99): one that never
- * sleeps hogs its CPU.
- *
  * Ends with the number of the first error, or 0. Needs no C library, so that it is small: it is part
  * of an image that each test boots.
  */
@@ -25,7 +22,7 @@ struct attributes {
     u64 period;
 };
 
-enum { SYS_EXIT = 60, SYS_SCHED_SETATTR = 314, SCHED_FIFO = 1, SCHED_DEADLINE = 6, EINVAL = 22 };
+enum { SYS_EXIT = 60, SYS_SCHED_SETATTR = 314, SCHED_DEADLINE = 6, EINVAL = 22 };
 
 static long syscall3(long number, long first, long second, long third)
 {
@@ -57,17 +54,9 @@ static long reserve(int count, char **arguments)
         .period = 100 * 1000 * 1000,
     };
 
-    int first = 1;
-
-    if (count > 1 && arguments[1][0] == 'f') {
-        attributes = (struct attributes){
-            .size = sizeof(attributes), .policy = SCHED_FIFO, .priority = 99
-        };
-        first = 2;
-    }
-    if (count <= first)
+    if (count < 2)
         return EINVAL;
-    for (int at = first; at < count; at++) {
+    for (int at = 1; at < count; at++) {
         long error = syscall3(SYS_SCHED_SETATTR, number(arguments[at]), (long)&attributes, 0);
 
         if (error)
