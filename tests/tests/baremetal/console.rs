@@ -78,8 +78,7 @@ fn socket_machine(context: &Context) -> Result<(Machine, std::path::PathBuf)> {
 fn socket(context: &Context) -> Result<()> {
     let (machine, path) = socket_machine(context)?;
     let guest = machine.start()?;
-    wait_until(&guest, || Ok(path.exists()))?;
-    let mut first = Client::connect(&path)?;
+    let mut first = connect(&guest, &path)?;
     // What was said before anybody listened is not lost.
     first.expect("ready apic=0\n")?;
     first.0.write_all(b"ping\n")?;
@@ -100,6 +99,16 @@ fn socket(context: &Context) -> Result<()> {
     guest.wait_code(0, &[])?;
     ensure!(!path.exists(), "the socket was left behind");
     Ok(())
+}
+
+/// Connects as soon as somebody listens, which is a moment after the socket has its name.
+fn connect(guest: &Guest, path: &Path) -> Result<Client> {
+    let mut client = None;
+    wait_until(guest, || {
+        client = Client::connect(path).ok();
+        Ok(client.is_some())
+    })?;
+    client.context("nobody listens")
 }
 
 /// Connects as soon as the VMM has noticed that the client before is gone.
@@ -127,8 +136,7 @@ fn reconnect(guest: &Guest, path: &Path) -> Result<Client> {
 fn early_leaver(context: &Context) -> Result<()> {
     let (machine, path) = socket_machine(context)?;
     let guest = machine.start()?;
-    wait_until(&guest, || Ok(path.exists()))?;
-    let mut first = Client::connect(&path)?;
+    let mut first = connect(&guest, &path)?;
     first.expect("ready apic=0\n")?;
     // The guest is deaf from here on, and its FIFO holds 16 bytes or 64.
     first.0.write_all(b"hltloop\n")?;
