@@ -14,36 +14,16 @@ const OTHERS: &[&str] = &["guest.ld", "guest.h", "layout.h"];
 /// others, and a KVM that interprets its guests knows few instructions beside the plain ones.
 const COMPILE: &[&str] = &[
     "-m32",
-    "-std=gnu11",
-    "-O2",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-ffreestanding",
     "-fno-pic",
-    "-fno-pie",
-    "-fno-stack-protector",
     "-fno-strict-aliasing",
-    "-fno-asynchronous-unwind-tables",
     "-fno-tree-loop-distribute-patterns",
     "-fcf-protection=none",
     "-mgeneral-regs-only",
     "-c",
 ];
 
-const LINK: &[&str] = &[
-    "-m32",
-    "-nostdlib",
-    "-static",
-    "-no-pie",
-    "-Wl,--build-id=none",
-    "-Wl,-z,noexecstack",
-    // All of the guest is one segment: it has no page tables that could tell code from data.
-    "-Wl,--no-warn-rwx-segments",
-];
-
-/// A program for Linux without a C library.
-const PROGRAM: &[&str] = &[
+/// What every program here is compiled with.
+const FREESTANDING: &[&str] = &[
     "-std=gnu11",
     "-O2",
     "-Wall",
@@ -53,12 +33,21 @@ const PROGRAM: &[&str] = &[
     "-fno-pie",
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
+];
+
+/// What every program here is linked with.
+const ALONE: &[&str] = &[
     "-nostdlib",
     "-static",
     "-no-pie",
-    "-s",
     "-Wl,--build-id=none",
     "-Wl,-z,noexecstack",
+];
+
+const LINK: &[&str] = &[
+    "-m32",
+    // All of the guest is one segment: it has no page tables that could tell code from data.
+    "-Wl,--no-warn-rwx-segments",
 ];
 
 fn main() -> Result<(), String> {
@@ -80,7 +69,9 @@ fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed={}", source.display());
     let program = out.join("deadline");
     run(Command::new("gcc")
-        .args(PROGRAM)
+        .args(FREESTANDING)
+        .args(ALONE)
+        .arg("-s")
         .arg(&source)
         .arg("-o")
         .arg(&program))?;
@@ -102,6 +93,7 @@ fn build(sources: &Path, out: &Path) -> Result<PathBuf, String> {
     for source in SOURCES {
         let object = out.join(source).with_extension("o");
         run(Command::new("gcc")
+            .args(FREESTANDING)
             .args(COMPILE)
             .arg(sources.join(source))
             .arg("-o")
@@ -110,6 +102,7 @@ fn build(sources: &Path, out: &Path) -> Result<PathBuf, String> {
     }
     let linked = out.join("guest-elf32");
     run(Command::new("gcc")
+        .args(ALONE)
         .args(LINK)
         .arg("-T")
         .arg(sources.join("guest.ld"))

@@ -1,7 +1,5 @@
 //! What Linux makes of the CPUs and of the platform that it is given.
 
-use std::time::Instant;
-
 use anyhow::{Result, ensure};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
@@ -112,12 +110,9 @@ fn added_and_reserved(context: &Context, kernel: Kernel) -> Result<()> {
     vm.sh_ok(&format!("echo 0 >{cpu}/online"))?;
     // As the kernel itself says it of a CPU that it has found.
     vm.sh_ok(&format!("echo add >{cpu}/uevent"))?;
-    let end = Instant::now() + SOON;
-    while vm.sh_ok(&format!("cat {cpu}/online"))? != "1" {
-        if Instant::now() > end {
-            return Err(vm.evidence(format!("waited {SOON:?} for an added CPU to be started")));
-        }
-    }
+    vm.wait_until("an added CPU to be started", || {
+        Ok(vm.sh_ok(&format!("cat {cpu}/online"))? == "1")
+    })?;
     vm.sh_ok(
         "for n in 1 2; do sleep 9999 >/dev/null 2>&1 & echo $! >>/run/reserved; done; \
          deadline $(cat /run/reserved)",

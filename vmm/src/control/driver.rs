@@ -157,7 +157,13 @@ impl<'a> Driver<'a> {
                         .run_with_timeout(limit)
                         .map_err(|e| event_failed(&e))?;
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
-                    driver.step(lifecycle::Event::Tick);
+                    if driver
+                        .phase
+                        .deadline()
+                        .is_some_and(|at| at <= Instant::now())
+                    {
+                        driver.step(lifecycle::Event::Tick);
+                    }
                     if driver.phase.is_running() {
                         driver.hotplug.tick(driver.machine.as_mut());
                     }

@@ -1,12 +1,10 @@
 //! vCPUs are given back.
 
-use std::time::Instant;
-
 use anyhow::{Context as _, Result, ensure};
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::api::{State, Target, Vcpus};
-use hotvisor_tests::vm::{SOON, Thread, Vm};
+use hotvisor_tests::vm::{Thread, Vm};
 
 use super::{
     SHORT, WAIT, end, everywhere, expect, expect_cpus, last_ost, runs_tasks, start,
@@ -103,13 +101,7 @@ fn unplug_under_a_task(context: &Context, kernel: Kernel) -> Result<()> {
 fn guest_ejects(context: &Context, kernel: Kernel) -> Result<()> {
     let vm = start(context, kernel, 2, 2)?;
     vm.sh_ok("echo 1 >/sys/devices/system/cpu/cpu1/firmware_node/eject")?;
-    let deadline = Instant::now() + SOON;
-    while !is_away(&vm, &vm.api().vcpus()?)? {
-        if Instant::now() > deadline {
-            let vcpus = vm.api().vcpus()?;
-            return Err(vm.evidence(format!("waited {SOON:?} for the eject: {vcpus:#?}")));
-        }
-    }
+    vm.wait_until("the eject", || is_away(&vm, &vm.api().vcpus()?))?;
     expect_cpus(&vm, "0", "0")?;
     let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
     succeeded(&vm, &operation, &[1])?;

@@ -18,7 +18,7 @@ use super::step;
 use super::view::{Code, OperationKind, Outcome, Target, VcpuView, View};
 use crate::vcpu::VcpuRef;
 use hotvisor_devices::cpu_hotplug::{Notice, What};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info};
@@ -348,15 +348,6 @@ impl Coordinator {
             vcpus: (0u32..).zip(&self.slots).map(vcpu).collect(),
             operations: self.operations.view(|id| phases[id as usize]),
         })
-    }
-
-    /// The vCPUs that the guest's tables hold.
-    #[must_use]
-    pub fn plugged(&self) -> BTreeSet<u32> {
-        let plugged = (0u32..)
-            .zip(&self.slots)
-            .filter(|(_, slot)| slot.phase.is_plugged());
-        plugged.map(|(id, _)| id).collect()
     }
 }
 

@@ -130,6 +130,15 @@ impl Bench {
             .unwrap()
     }
 
+    /// The vCPUs that the guest's tables hold.
+    pub(super) fn plugged(&self) -> Vec<usize> {
+        let slots = self.coordinator.slots.iter().enumerate();
+        slots
+            .filter(|(_, slot)| slot.phase.is_plugged())
+            .map(|(id, _)| id)
+            .collect()
+    }
+
     pub(super) fn phase(&self, id: u32) -> &'static str {
         self.coordinator.slots[id as usize].phase.name()
     }

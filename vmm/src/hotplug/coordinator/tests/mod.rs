@@ -98,7 +98,7 @@ fn many_vcpus_are_one_operation() {
     bench.ost(3, 3, 0x80);
     assert_eq!(bench.code(operation), Some(Code::Refused));
     assert_eq!(bench.outcome(operation, 1).code, Code::Succeeded);
-    assert_eq!(bench.coordinator.plugged(), [0, 2, 3].into());
+    assert_eq!(bench.plugged(), [0, 2, 3]);
 }
 
 #[test]

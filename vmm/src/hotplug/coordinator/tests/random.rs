@@ -397,9 +397,10 @@ impl World {
                 slot.phase
             );
         }
+        let slots = self.coordinator.slots.iter();
         assert_eq!(
             usize::try_from(view.plugged).unwrap(),
-            self.coordinator.plugged().len()
+            slots.filter(|slot| slot.phase.is_plugged()).count()
         );
         assert!(view.online <= view.plugged && view.plugged <= view.max);
         for (id, operation) in view.operations {
