@@ -6,6 +6,7 @@ mod options;
 mod run;
 
 use clap::{Parser, Subcommand};
+use hotvisor_vmm::control::Control;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -30,9 +31,9 @@ enum Command {
 
 impl Cli {
     /// Does what was asked; the answer is the exit code of the process.
-    pub(crate) fn run(self) -> ExitCode {
+    pub(crate) fn run(self, extend: impl FnOnce(&mut Control)) -> ExitCode {
         match self.command {
-            Command::Run(args) => args.run(),
+            Command::Run(args) => args.run(extend),
             Command::Check(args) => args.run(),
         }
     }

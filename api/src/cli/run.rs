@@ -89,8 +89,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self) -> ExitCode {
-        let (end, log_file) = match self.start() {
+    pub(super) fn run(self, extend: impl FnOnce(&mut Control)) -> ExitCode {
+        let (end, log_file) = match self.start(extend) {
             Ok((end, log_file)) => (end, log_file),
             Err(error) => (End::Failed(error), None),
         };
@@ -104,7 +104,7 @@ impl Args {
         ExitCode::from(end.code())
     }
 
-    fn start(&self) -> Result<(End, Option<log::LogFile>)> {
+    fn start(&self, extend: impl FnOnce(&mut Control)) -> Result<(End, Option<log::LogFile>)> {
         let config = self.config()?;
         // Before any other thread exists.
         let signals = Signals::take()?;
@@ -114,7 +114,8 @@ impl Args {
             Some(socket) => Some(Server::bind(&options::api_socket(socket)?)?),
             None => None,
         };
-        let control = Control::new()?;
+        let mut control = Control::new()?;
+        extend(&mut control);
         let server = bound
             .map(|bound| bound.serve(control.client()))
             .transpose()?;

@@ -32,7 +32,7 @@ fn vcpu(id: u32, online: bool) -> Arc<VcpuView> {
     };
     Arc::new(VcpuView {
         id,
-        gate: Gate::new(|| {}),
+        gate: Gate::new(|| {}).entrance(),
         phase: if online { "online" } else { "dormant" },
         target: if online {
             Target::Online

@@ -11,6 +11,7 @@ use crate::end::End;
 use crate::error::{Error, Result};
 use crate::hotplug::client::Client;
 use crate::hotplug::machinery::Message;
+use crate::hotplug::notifier::Notifier;
 use crate::hotplug::view::View;
 use crate::kvm::{self, probe};
 use crate::machine::{Machine, Posts};
@@ -35,6 +36,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct Control {
     queue: Queue,
     view: watch::Sender<Arc<View>>,
+    notifiers: Vec<Box<dyn Notifier>>,
 }
 
 impl Control {
@@ -46,7 +48,14 @@ impl Control {
         Ok(Self {
             queue: Queue::new()?,
             view: watch::Sender::default(),
+            notifiers: Vec::new(),
         })
+    }
+
+    /// Registers a part of this process that has to let go of a vCPU before it is taken away, behind those that
+    /// are registered already. It is called on the control thread.
+    pub fn register(&mut self, notifier: Box<dyn Notifier>) {
+        self.notifiers.push(notifier);
     }
 
     /// A client; its calls are answered while the control thread runs.
@@ -90,14 +99,18 @@ impl<'a> Driver<'a> {
         if files.needs_long_mode() {
             probe::require_long_mode(&kvm)?;
         }
-        let Control { queue, view } = control;
+        let Control {
+            queue,
+            view,
+            notifiers,
+        } = control;
         let output = Arc::new(Output::new(Arc::new(queue.post(0))));
         let policy = Policy {
             vcpus: BTreeSet::new(),
             on_reset: config.on_reset,
             shutdown_timeout: config.shutdown_timeout,
         };
-        let hotplug = Hotplug::new(config, queue.post(0), view);
+        let hotplug = Hotplug::new(config, notifiers, queue.post(0), view);
         let mut driver = Self {
             config,
             kvm,

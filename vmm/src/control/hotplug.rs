@@ -5,6 +5,7 @@ use crate::config::VmConfig;
 use crate::hotplug::client::{Call, Refused};
 use crate::hotplug::coordinator::{Coordinator, Limits};
 use crate::hotplug::machinery::Message;
+use crate::hotplug::notifier::Notifier;
 use crate::hotplug::view::{OperationId, View};
 use crate::machine::Machine;
 use std::collections::BTreeMap;
@@ -31,15 +32,24 @@ pub(super) struct Hotplug {
 }
 
 impl Hotplug {
-    pub(super) fn new(config: &VmConfig, post: Post, view: watch::Sender<Arc<View>>) -> Self {
+    pub(super) fn new(
+        config: &VmConfig,
+        notifiers: Vec<Box<dyn Notifier>>,
+        post: Post,
+        view: watch::Sender<Arc<View>>,
+    ) -> Self {
         let limits = Limits {
             operation: config.hotplug.operation_timeout,
             dormant: config.hotplug.dormant_timeout,
         };
         let cpus = config.cpus;
         let post = Arc::new(move |message| post.coordinator(message));
+        let mut coordinator = Coordinator::new(cpus.boot, cpus.max, limits, post);
+        for notifier in notifiers {
+            coordinator.register(notifier);
+        }
         Self {
-            coordinator: Coordinator::new(cpus.boot, cpus.max, limits, post),
+            coordinator,
             view,
             answers: Vec::new(),
             waiting: Vec::new(),

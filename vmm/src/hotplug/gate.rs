@@ -64,15 +64,24 @@ struct Shared {
     on_empty: Box<dyn Fn() + Send + Sync>,
 }
 
-/// The gate of one vCPU. Clones are the same gate.
-#[derive(Clone)]
+/// The gate of one vCPU, for whoever opens and closes it.
 pub struct Gate(Arc<Shared>);
+
+/// The gate of one vCPU, for its users. Clones lead to the same gate.
+#[derive(Clone)]
+pub struct Entrance(Arc<Shared>);
 
 /// A user's stay inside. Dropping it leaves.
 #[must_use]
 pub struct Inside {
-    gate: Gate,
+    gate: Arc<Shared>,
     ticket: u64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Gate {
@@ -91,10 +100,48 @@ impl Gate {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The way in.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        Entrance(self.0.clone())
     }
 
+    /// The users inside.
+    #[must_use]
+    pub fn users(&self) -> Vec<&'static str> {
+        self.0.lock().users.values().copied().collect()
+    }
+
+    /// Lets everybody in.
+    pub fn open(&self) {
+        self.set(State::Open);
+    }
+
+    /// Sends movable users elsewhere from now on.
+    pub fn drain(&self) {
+        self.set(State::Draining);
+    }
+
+    /// Keeps everybody out from now on; returns whether nobody is inside. If somebody is, the last one to
+    /// leave makes the gate say so.
+    pub fn close(&self) -> bool {
+        let mut inner = self.0.lock();
+        inner.state = State::Closed;
+        inner.users.is_empty()
+    }
+
+    /// The vCPU is gone: everybody who waits is told.
+    pub fn set_offline(&self) {
+        self.set(State::Offline);
+    }
+
+    fn set(&self, state: State) {
+        self.0.lock().state = state;
+        self.0.moved.notify_all();
+    }
+}
+
+impl Entrance {
     /// Enters, or waits at a closed gate until `deadline`. `who` is what a person is told of a user that does
     /// not leave.
     ///
@@ -106,7 +153,7 @@ impl Gate {
         who: &'static str,
         deadline: Instant,
     ) -> Result<Inside, Denied> {
-        let mut inner = self.lock();
+        let mut inner = self.0.lock();
         loop {
             match (inner.state, binding) {
                 (State::Open, _) | (State::Draining, Binding::Pinned) => break,
@@ -125,43 +172,9 @@ impl Gate {
         let ticket = inner.tickets;
         inner.users.insert(ticket, who);
         Ok(Inside {
-            gate: self.clone(),
+            gate: self.0.clone(),
             ticket,
         })
-    }
-
-    /// The users inside.
-    #[must_use]
-    pub fn users(&self) -> Vec<&'static str> {
-        self.lock().users.values().copied().collect()
-    }
-
-    /// Lets everybody in.
-    pub(super) fn open(&self) {
-        self.set(State::Open);
-    }
-
-    /// Sends movable users elsewhere from now on.
-    pub(super) fn drain(&self) {
-        self.set(State::Draining);
-    }
-
-    /// Keeps everybody out from now on; returns whether nobody is inside. If somebody is, the last one to
-    /// leave makes the gate say so.
-    pub(super) fn close(&self) -> bool {
-        let mut inner = self.lock();
-        inner.state = State::Closed;
-        inner.users.is_empty()
-    }
-
-    /// The vCPU is gone: everybody who waits is told.
-    pub(super) fn set_offline(&self) {
-        self.set(State::Offline);
-    }
-
-    fn set(&self, state: State) {
-        self.lock().state = state;
-        self.0.moved.notify_all();
     }
 }
 
@@ -173,15 +186,21 @@ impl Drop for Inside {
             inner.state == State::Closed && inner.users.is_empty()
         };
         if last {
-            (self.gate.0.on_empty)();
+            (self.gate.on_empty)();
         }
     }
 }
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = self.lock();
+        let inner = self.0.lock();
         write!(f, "Gate({:?}, {:?})", inner.state, inner.users)
+    }
+}
+
+impl fmt::Debug for Entrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entrance({:?})", self.0.lock().users)
     }
 }
 
@@ -211,7 +230,7 @@ mod tests {
     }
 
     fn enter(gate: &Gate, binding: Binding) -> Result<Inside, Denied> {
-        gate.enter(binding, "a test", soon())
+        gate.entrance().enter(binding, "a test", soon())
     }
 
     #[test]
@@ -226,7 +245,7 @@ mod tests {
             assert_eq!(enter(&gate, binding).unwrap_err(), Denied::Offline);
         }
         assert!(gate.close());
-        let inside = gate.enter(Pinned, "late", Instant::now());
+        let inside = gate.entrance().enter(Pinned, "late", Instant::now());
         assert_eq!(inside.unwrap_err(), Denied::Deadline(vec![]));
     }
 
@@ -234,7 +253,7 @@ mod tests {
     fn the_last_user_of_a_closed_gate_says_so_once() {
         let (gate, empty) = gate();
         let first = enter(&gate, Movable).unwrap();
-        let second = gate.enter(Pinned, "statistics", soon()).unwrap();
+        let second = gate.entrance().enter(Pinned, "statistics", soon()).unwrap();
         gate.drain();
         assert!(!gate.close());
         drop(first);
@@ -266,8 +285,8 @@ mod tests {
             let inside = enter(&gate, Pinned).unwrap();
             assert!(!gate.close());
             let waiter = {
-                let gate = gate.clone();
-                thread::spawn(move || enter(&gate, Pinned).map(drop))
+                let entrance = gate.entrance();
+                thread::spawn(move || entrance.enter(Pinned, "a waiter", soon()).map(drop))
             };
             decide(&gate);
             assert_eq!(waiter.join().unwrap(), entered);
@@ -288,7 +307,7 @@ mod tests {
                 gate.drain();
             }
             let (done, is_done) = channel();
-            let user = gate.clone();
+            let user = gate.entrance();
             let brief = Instant::now() + Duration::from_millis(200);
             let thread = thread::spawn(move || {
                 // Whom the notifier waits for: it needs the vCPU once more before it is through.

@@ -1,7 +1,7 @@
 //! What is published of the vCPUs and the operations: a consistent picture that anybody may hold and read,
 //! without asking the control thread and without keeping it from anything.
 
-use super::gate::{Binding, Denied, Gate};
+use super::gate::{Binding, Denied, Entrance};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct VcpuView {
     /// How its last unplug went.
     pub last_unplug: Option<Timeline>,
     /// The way to it for whoever uses it from outside.
-    pub gate: Gate,
+    pub gate: Entrance,
 }
 
 impl VcpuView {

@@ -96,12 +96,6 @@ impl Coordinator {
         self.notifiers.push(notifier);
     }
 
-    /// The gates, by vCPU.
-    #[must_use]
-    pub fn gates(&self) -> &[Gate] {
-        &self.gates
-    }
-
     /// The vCPUs that a machine is to start with, each with the number of its run.
     #[must_use]
     pub fn wanted(&self) -> BTreeMap<u32, u64> {
@@ -336,7 +330,7 @@ impl Coordinator {
                 last_operation: slot.last_operation,
                 last_plug: slot.last_plug.clone(),
                 last_unplug: slot.last_unplug.clone(),
-                gate: self.gates[id as usize].clone(),
+                gate: self.gates[id as usize].entrance(),
             })
         };
         let phases: Vec<_> = self.slots.iter().map(|slot| slot.phase.name()).collect();

@@ -97,7 +97,10 @@ fn a_user_inside_holds_a_vcpu_whose_plug_is_undone() {
     let mut bench = Bench::new(1);
     let plug = bench.ask(Want::Count(2));
     bench.tell(1, Message::Ready);
-    let inside = bench.coordinator.gates()[1].enter(Binding::Pinned, "a user", Instant::now());
+    let inside =
+        bench.coordinator.gates[1]
+            .entrance()
+            .enter(Binding::Pinned, "a user", Instant::now());
     bench.coordinator.cancel(plug, &mut bench.machine).unwrap();
     assert_eq!(bench.phase(1), "syncing");
     assert!(!bench.machine.calls.contains(&("park", 1)));

@@ -219,7 +219,10 @@ fn an_eject_after_the_deadline_is_honoured_and_reported() {
 #[test]
 fn a_user_inside_the_gate_holds_the_vcpu_and_is_named() {
     let mut bench = Bench::new(2);
-    let inside = bench.coordinator.gates()[1].enter(Binding::Pinned, "statistics", Instant::now());
+    let inside =
+        bench.coordinator.gates[1]
+            .entrance()
+            .enter(Binding::Pinned, "statistics", Instant::now());
     let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.notice(1, What::Read(Ask::Eject));
     bench.notice(1, What::Ejected { requested: true });
@@ -238,7 +241,10 @@ fn a_user_inside_the_gate_holds_the_vcpu_and_is_named() {
 #[test]
 fn a_request_while_an_old_eject_is_not_done_waits_for_it() {
     let mut bench = Bench::new(2);
-    let inside = bench.coordinator.gates()[1].enter(Binding::Pinned, "a user", Instant::now());
+    let inside =
+        bench.coordinator.gates[1]
+            .entrance()
+            .enter(Binding::Pinned, "a user", Instant::now());
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.notice(1, What::Ejected { requested: true });
     bench.coordinator.tick(&mut bench.machine);
