@@ -116,6 +116,10 @@ impl Coordinator {
             let phase = slot.phase.name();
             let cancelled = outcome(Code::Cancelled, detail);
             self.operations.conclude(operation, id, phase, cancelled);
+            // It may have been the last one, and have superseded whoever waited for what is under way.
+            if self.operations.open_for(id).next().is_none() {
+                self.give_up(id, machine);
+            }
             self.forget_target(id);
             return detail;
         }

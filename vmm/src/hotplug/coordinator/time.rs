@@ -33,9 +33,7 @@ impl Coordinator {
         // be all that was wanted. Otherwise the second one finds whoever waits, and what for.
         for _ in 0..2 {
             if !patient && self.operations.open_parts(operation).contains(&id) {
-                let retracted = self.retract(id, machine);
-                let inside = self.gates[id as usize].users();
-                self.apply(id, Event::Deadline { retracted, inside }, machine);
+                self.give_up(id, machine);
             }
         }
         if self.operations.open_parts(operation).contains(&id) {
@@ -45,6 +43,13 @@ impl Coordinator {
             self.operations.conclude(operation, id, phase, late);
             self.forget_target(id);
         }
+    }
+
+    /// Nobody waits any longer for what is under way: what can be undone of it is undone.
+    pub(super) fn give_up(&mut self, id: u32, machine: &mut dyn Machinery) {
+        let retracted = self.retract(id, machine);
+        let inside = self.gates[id as usize].users();
+        self.apply(id, Event::Deadline { retracted, inside }, machine);
     }
 
     /// Tells the guest, or kicks the thread, again.

@@ -78,6 +78,30 @@ fn a_part_that_only_waits_can_be_cancelled() {
     assert_eq!(bench.phase(1), "dormant");
 }
 
+/// Whoever wanted it away was superseded by what is cancelled now: nobody's deadline is left to undo the rest.
+#[test]
+fn an_unplug_that_nobody_waits_for_any_longer_is_undone() {
+    for (read, phase) in [(false, "online"), (true, "overdue")] {
+        let mut bench = Bench::new(2);
+        bench.ask(Want::Count(1));
+        if read {
+            bench.notice(1, What::Read(Ask::Eject));
+            bench.machine.noticed = true;
+            let back = bench.ask(Want::Count(2));
+            bench.coordinator.cancel(back, &mut bench.machine).unwrap();
+        } else {
+            bench.ask(Want::Count(2));
+        }
+        assert_eq!(bench.phase(1), phase);
+        assert_eq!(bench.coordinator.next_tick(), None);
+        let inside =
+            bench.coordinator.gates[1]
+                .entrance()
+                .enter(Binding::Movable, "a user", Instant::now());
+        assert!(inside.is_ok());
+    }
+}
+
 #[test]
 fn a_thread_that_cannot_be_had_after_all_leaves_the_vcpu_dormant() {
     let mut bench = Bench::new(1);
