@@ -1,5 +1,6 @@
 //! Hotvisor's API, as far as tests use it: its vCPUs, and the operations on them.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::http::{self, Answer};
+use super::http::{Answer, Connection};
 use super::{SOON, Vm};
 
 /// Where the vCPUs are.
@@ -154,16 +155,33 @@ pub struct Api<'a> {
     socket: PathBuf,
     /// How long the VMM gives an operation, if not as long as it is configured to.
     timeout: Option<Duration>,
+    /// What requests go over, if not each over a connection of its own.
+    connection: Option<&'a RefCell<Connection>>,
 }
 
 impl<'a> Api<'a> {
     pub(super) fn new(vm: &'a Vm, socket: PathBuf) -> Self {
-        let timeout = None;
         Self {
             vm,
             socket,
-            timeout,
+            timeout: None,
+            connection: None,
         }
+    }
+
+    /// A connection for many requests.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn connect(&self) -> Result<RefCell<Connection>> {
+        Connection::open(&self.socket).map(RefCell::new)
+    }
+
+    /// The same, over this connection.
+    #[must_use]
+    pub fn over(mut self, connection: &'a RefCell<Connection>) -> Self {
+        self.connection = Some(connection);
+        self
     }
 
     /// The same, with a time that the VMM gives each operation.
@@ -204,8 +222,15 @@ impl<'a> Api<'a> {
         body: Option<&Value>,
         wait: Duration,
     ) -> Result<Answer> {
-        http::request(&self.socket, method, path, body, wait + SOON)
-            .map_err(|error| self.vm.evidence(format!("{error:#}")))
+        let patience = wait + SOON;
+        let answer = match self.connection {
+            Some(connection) => connection
+                .borrow_mut()
+                .request(method, path, body, patience),
+            None => Connection::open(&self.socket)
+                .and_then(|mut connection| connection.request(method, path, body, patience)),
+        };
+        answer.map_err(|error| self.vm.evidence(format!("{error:#}")))
     }
 
     /// All vCPUs.

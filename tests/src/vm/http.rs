@@ -1,11 +1,11 @@
-//! One request over a Unix socket, and its answer.
+//! Requests over a Unix socket, and their answers.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// The most headers that an answer may have.
@@ -20,67 +20,77 @@ pub struct Answer {
     pub body: Value,
 }
 
-/// Sends one request on a connection of its own, and waits for the whole answer.
-pub(super) fn request(
-    socket: &Path,
-    method: &str,
-    path: &str,
-    body: Option<&Value>,
-    patience: Duration,
-) -> Result<Answer> {
-    let mut stream = UnixStream::connect(socket)
-        .with_context(|| format!("nobody listens at {}", socket.display()))?;
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: hotvisor\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.set_write_timeout(Some(patience))?;
-    stream.write_all((head + &body).as_bytes())?;
-    let bytes = read_to_end(&mut stream, patience)
-        .with_context(|| format!("no whole answer to {method} {path}"))?;
-    parse(&bytes).with_context(|| {
-        let answer = String::from_utf8_lossy(&bytes);
-        format!("{method} {path} was answered by\n{answer}")
-    })
+/// A connection, for one request after the other.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
 }
 
-/// All that comes until the other end closes.
-fn read_to_end(stream: &mut UnixStream, patience: Duration) -> Result<Vec<u8>> {
-    let end = Instant::now() + patience;
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 16 << 10];
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            bail!(
-                "the other end did not close within {patience:?}; it sent {:?}",
-                String::from_utf8_lossy(&bytes)
-            );
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(bytes),
-            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::WouldBlock
-                        | std::io::ErrorKind::TimedOut
-                        | std::io::ErrorKind::Interrupted
-                ) => {}
-            Err(error) => return Err(error.into()),
+impl Connection {
+    pub(super) fn open(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket)
+            .with_context(|| format!("nobody listens at {}", socket.display()))?;
+        Ok(Self { stream })
+    }
+
+    /// Sends one request, and waits for the whole answer.
+    pub(super) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        patience: Duration,
+    ) -> Result<Answer> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: hotvisor\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.stream.set_write_timeout(Some(patience))?;
+        self.stream.write_all((head + &body).as_bytes())?;
+        self.answer(patience)
+            .with_context(|| format!("no whole answer to {method} {path}"))
+    }
+
+    fn answer(&mut self, patience: Duration) -> Result<Answer> {
+        let end = Instant::now() + patience;
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            if let Some(answer) = parse(&bytes).with_context(|| said(&bytes))? {
+                return Ok(answer);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("waited {patience:?}; there came {:?}", said(&bytes));
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut buffer) {
+                Ok(0) => bail!("the other end closed; there came {:?}", said(&bytes)),
+                Ok(length) => bytes.extend_from_slice(&buffer[..length]),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock
+                            | std::io::ErrorKind::TimedOut
+                            | std::io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Answer> {
+/// The answer that `bytes` are, or nothing where they are its begin.
+fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(start) = head.parse(bytes)? else {
-        bail!("the answer ends in its head");
+        return Ok(None);
     };
+    let status = head.code.context("no status")?;
     let header = |name: &str| {
         let mut all = head.headers.iter();
         all.find(|header| header.name.eq_ignore_ascii_case(name))
@@ -89,20 +99,27 @@ fn parse(bytes: &[u8]) -> Result<Answer> {
     if let Some(encoding) = header("transfer-encoding") {
         bail!("the body is encoded as {encoding}, and only plain bodies are read here");
     }
+    let length: usize = match header("content-length") {
+        Some(length) => length.parse().context("a bad Content-Length")?,
+        None if status == 204 => 0,
+        None => bail!("the answer does not say how long it is"),
+    };
     let body = &bytes[start..];
-    if let Some(length) = header("content-length") {
-        let length: usize = length.parse().context("a bad Content-Length")?;
-        if body.len() != length {
-            bail!("the body has {} of {length} bytes", body.len());
-        }
+    if body.len() < length {
+        return Ok(None);
     }
-    Ok(Answer {
-        status: head.code.context("no status")?,
+    ensure!(
+        body.len() == length,
+        "the body has {} of {length} bytes",
+        body.len()
+    );
+    Ok(Some(Answer {
+        status,
         body: match body {
             [] => Value::Null,
             _ => serde_json::from_slice(body).context("the body is not JSON")?,
         },
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -137,9 +154,10 @@ mod tests {
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
         let body = json!({"desired": 3});
-        let answer = request(&socket, "PUT", "/x?wait=1", Some(&body), PATIENCE).unwrap();
+        let mut connection = Connection::open(&socket).unwrap();
+        let answer = connection.request("PUT", "/x?wait=1", Some(&body), PATIENCE);
         assert_eq!(
-            answer,
+            answer.unwrap(),
             Answer {
                 status: 202,
                 body: json!({"id": 7})
@@ -155,19 +173,52 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_an_error() {
         for (bytes, expected) in [
-            (&b"HTTP/1.1 200 OK\r\n"[..], "ends in its head"),
-            (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{}", "2 of 3"),
+            (
+                &b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{}"[..],
+                "2 of 1",
+            ),
+            (b"HTTP/1.1 200 OK\r\n\r\n{}", "how long"),
             (
                 b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
                 "chunked",
             ),
-            (b"HTTP/1.1 200 OK\r\n\r\nhello", "not JSON"),
+            (
+                b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+                "not JSON",
+            ),
         ] {
             let error = parse(bytes).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        let empty = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        let empty = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
         assert_eq!(empty.body, Value::Null);
+    }
+
+    /// Listens, and has `say` said to whoever asks; the error of who waits for more than that.
+    fn error_after(say: &'static [u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut connection = Connection::open(&socket).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert_ne!(stream.read(&mut [0; 4096]).unwrap(), 0);
+            stream.write_all(say).unwrap();
+        });
+        let answer = connection.request("GET", "/x", None, PATIENCE);
+        server.join().unwrap();
+        format!("{:#}", answer.unwrap_err())
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_is_an_error() {
+        for say in [
+            &b"HTTP/1.1 200 OK\r\n"[..],
+            b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{}",
+        ] {
+            let error = error_after(say);
+            assert!(error.contains("the other end closed"), "{error}");
+        }
     }
 
     #[test]
@@ -176,7 +227,9 @@ mod tests {
         let socket = folder.path().join("api");
         let _listener = UnixListener::bind(&socket).unwrap();
         let patience = Duration::from_millis(10);
-        let error = request(&socket, "GET", "/x", None, patience).unwrap_err();
-        assert!(format!("{error:#}").contains("did not close"), "{error:#}");
+        let mut connection = Connection::open(&socket).unwrap();
+        let answer = connection.request("GET", "/x", None, patience);
+        let error = format!("{:#}", answer.unwrap_err());
+        assert!(error.contains("waited 10ms"), "{error}");
     }
 }

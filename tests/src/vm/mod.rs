@@ -27,7 +27,7 @@ pub use builder::{Builder, Vmm};
 pub use console::{Console, Found};
 pub use evidence::Thread;
 pub use footprint::Footprint;
-pub use http::Answer;
+pub use http::{Answer, Connection};
 pub use memory::own_memory;
 pub use qmp::{Event, Pluggable, Qmp};
 

@@ -120,7 +120,11 @@ impl Hotplug {
         if let Some(machine) = machine
             && let Some(view) = self.coordinator.take_view(machine)
         {
-            self.view.send_replace(Arc::new(view));
+            self.view.send_if_modified(|published| {
+                let awaited = view.is_awaited_after(published);
+                *published = Arc::new(view);
+                awaited
+            });
         }
         for answer in self.answers.drain(..) {
             // Nobody may be there any more to hear it.

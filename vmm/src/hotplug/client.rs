@@ -79,7 +79,8 @@ impl Client {
         self.view.borrow().clone()
     }
 
-    /// A receiver that tells of each later view; it closes when the machine has ended.
+    /// A receiver that shows the view and wakes where [`View::is_awaited_after`] says so; it closes when the
+    /// machine has ended.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()

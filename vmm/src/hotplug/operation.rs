@@ -27,6 +27,8 @@ pub(super) struct Operations {
     ended: BTreeMap<OperationId, Arc<OperationView>>,
     /// The ended ones, in the order in which they ended.
     order: VecDeque<OperationId>,
+    /// How many have ended.
+    count: u64,
     /// Something has changed since somebody last asked.
     changed: bool,
 }
@@ -63,6 +65,11 @@ impl Operations {
     /// Whether something has changed since this was last asked.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
+    }
+
+    /// How many have ended so far.
+    pub(super) fn ended(&self) -> u64 {
+        self.count
     }
 
     /// Whether it still runs.
@@ -180,6 +187,7 @@ impl Operations {
             self.ended
                 .insert(id, Arc::new(operation.view(id, Some(ended))));
             self.order.push_back(id);
+            self.count += 1;
             self.changed = true;
             if self.order.len() > KEPT
                 && let Some(first) = self.order.pop_front()

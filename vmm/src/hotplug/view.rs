@@ -25,6 +25,18 @@ pub struct View {
     pub vcpus: Vec<Arc<VcpuView>>,
     /// The running operations and the last ended ones.
     pub operations: BTreeMap<OperationId, Arc<OperationView>>,
+    /// How many operations have ended, those that are not kept any more included.
+    pub ended: u64,
+}
+
+impl View {
+    /// Whether somebody who waits may have waited for this view, now that it takes the place of `earlier`: an
+    /// operation has ended, or it is the first one. Phases come and go in every turn of the control thread, and
+    /// whoever woke for each of them would only keep the guest from its host's CPUs.
+    #[must_use]
+    pub fn is_awaited_after(&self, earlier: &Self) -> bool {
+        self.ended != earlier.ended || self.max != earlier.max
+    }
 }
 
 /// A vCPU.

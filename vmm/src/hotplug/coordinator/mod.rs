@@ -341,6 +341,7 @@ impl Coordinator {
             max: self.count(|_| true),
             vcpus: (0u32..).zip(&self.slots).map(vcpu).collect(),
             operations: self.operations.view(|id| phases[id as usize]),
+            ended: self.operations.ended(),
         })
     }
 }

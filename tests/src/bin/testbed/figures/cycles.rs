@@ -1,11 +1,12 @@
 //! A guest whose second CPU comes and goes, under one VMM or the other.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use hotvisor_tests::artifacts::Artifacts;
 use hotvisor_tests::vm::api::{Operation, State, Target};
-use hotvisor_tests::vm::{Pluggable, Qmp, SOON, Vm};
+use hotvisor_tests::vm::{Connection, Pluggable, Qmp, SOON, Vm};
 
 use super::guest;
 
@@ -20,7 +21,7 @@ const NAME: &str = "cpu";
 
 /// How the vCPU is plugged and unplugged.
 pub(super) enum Way {
-    Hotvisor,
+    Hotvisor(RefCell<Connection>),
     Qemu { qmp: Qmp, cpu: Pluggable },
 }
 
@@ -33,7 +34,7 @@ pub(super) fn boot(hotvisor: bool, artifacts: &Artifacts, parameters: &str) -> R
     let vm = guest(vm, artifacts, parameters).cpus(1, MOST).start()?;
     vm.wait_for_init(1)?;
     let way = match hotvisor {
-        true => Way::Hotvisor,
+        true => Way::Hotvisor(vm.api().connect()?),
         false => {
             let mut qmp = vm.qmp()?;
             let free = qmp.pluggable()?.into_iter().next();
@@ -50,7 +51,10 @@ impl Way {
         let from = vm.console().length();
         let start = Instant::now();
         match self {
-            Self::Hotvisor => succeeded(&vm.api().vcpu_target(VCPU, Target::Online, SOON)?)?,
+            Self::Hotvisor(connection) => {
+                let api = vm.api().over(connection);
+                succeeded(&api.vcpu_target(VCPU, Target::Online, SOON)?)?;
+            }
             Self::Qemu { qmp, cpu } => qmp.plug(cpu, NAME)?,
         }
         let up = vm.wait_for(&up(VCPU), from, SOON)?;
@@ -62,8 +66,9 @@ impl Way {
     pub(super) fn unplug(&mut self, vm: &Vm) -> Result<f64> {
         let start = Instant::now();
         let end = match self {
-            Self::Hotvisor => {
-                let operation = vm.api().vcpu_target(VCPU, Target::Offline, SOON)?;
+            Self::Hotvisor(connection) => {
+                let api = vm.api().over(connection);
+                let operation = api.vcpu_target(VCPU, Target::Offline, SOON)?;
                 let end = Instant::now();
                 succeeded(&operation)?;
                 end
