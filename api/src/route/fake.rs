@@ -62,7 +62,7 @@ impl Fake {
             online: 2,
             max: 4,
             vcpus: (0..4).map(|id| vcpu(id, id < 2)).collect(),
-            operations: Default::default(),
+            ..View::default()
         };
         let (views, watched) = watch::channel(Arc::new(view));
         let fake = Arc::new(Self {
