@@ -11,6 +11,7 @@ pub mod error;
 pub mod hotplug;
 pub mod kvm;
 pub mod machine;
+pub mod socket;
 pub mod stream;
 pub mod vcpu;
 

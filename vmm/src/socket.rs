@@ -1,7 +1,6 @@
-//! The socket file of the API: made so that nobody but its owner can ever connect, and removed with whoever
-//! made it.
+//! Socket files: made so that nobody but their owner can ever connect, and removed with whoever made them.
 
-use hotvisor_vmm::{Error, Result};
+use crate::error::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
@@ -18,7 +17,7 @@ const BACKLOG: i32 = 128;
 
 /// A socket file of ours. Dropping it removes the file, unless somebody has put another in its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode, which no other file has while this one is there.
     identity: (u64, u64),
@@ -29,7 +28,9 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 }
 
 impl SocketFile {
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -59,18 +60,19 @@ fn stale(address: &UnixAddr) -> nix::Result<bool> {
     }
 }
 
-/// Listens at `path`, with mode 0600. A socket that nobody listens on any more is replaced.
+/// Listens at `path`, with mode 0600, and without ever blocking. A socket that nobody listens on any more is
+/// replaced. `option` is how the path was asked for, up to the path itself.
 ///
 /// # Errors
 /// [`Error::Input`] where something else has that name, where somebody listens there, or where the path cannot
 /// be used.
-pub(super) fn bind_at(path: &Path) -> Result<(UnixListener, SocketFile)> {
-    let asked = format!("--api-socket {}", path.display());
+pub fn bind_at(option: &str, path: &Path) -> Result<(UnixListener, SocketFile)> {
+    let asked = format!("{option}{}", path.display());
     let refuse =
         |found: &dyn std::fmt::Display, remedy: &str| Err(Error::input(&asked, found, remedy));
     if path.as_os_str().is_empty() {
         // The kernel would take it for "any free abstract name".
-        return refuse(&"no path", "name one, as in --api-socket /run/vm.sock");
+        return refuse(&"no path", "name one, as /run/vm.sock");
     }
     let Ok(address) = UnixAddr::new(path) else {
         let remedy = "name a path of at most 107 bytes";
@@ -116,7 +118,7 @@ pub(super) fn bind_at(path: &Path) -> Result<(UnixListener, SocketFile)> {
 }
 
 /// What helps when there is no descriptor left.
-pub(super) const FILES: &str = "raise the limit of open files (`ulimit -n`)";
+pub const FILES: &str = "raise the limit of open files (`ulimit -n`)";
 
 #[cfg(test)]
 mod tests {
@@ -125,8 +127,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
+    const OPTION: &str = "--api-socket ";
+
     fn refused(path: &Path) -> String {
-        match bind_at(path) {
+        match bind_at(OPTION, path) {
             Err(Error::Input(problem)) => problem.to_string(),
             other => panic!("{}: {other:?}", path.display()),
         }
@@ -136,7 +140,7 @@ mod tests {
     fn only_the_owner_may_connect_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let (listener, file) = bind_at(&path).unwrap();
+        let (listener, file) = bind_at(OPTION, &path).unwrap();
         let mode = path.symlink_metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         UnixStream::connect(&path).unwrap();
@@ -151,7 +155,7 @@ mod tests {
         let path = dir.path().join("api");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let (_listener, _file) = bind_at(&path).unwrap();
+        let (_listener, _file) = bind_at(OPTION, &path).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -159,7 +163,7 @@ mod tests {
     fn what_somebody_else_has_made_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let (_listener, file) = bind_at(&path).unwrap();
+        let (_listener, file) = bind_at(OPTION, &path).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(file);
@@ -184,7 +188,7 @@ mod tests {
         ];
         for (path, words) in cases {
             let said = refused(&path);
-            assert!(said.starts_with("--api-socket "), "{said}");
+            assert!(said.starts_with(OPTION), "{said}");
             assert!(said.contains(words), "{words}: {said}");
         }
         assert_eq!(fs::read(at("text")).unwrap(), b"kept");

@@ -1,15 +1,12 @@
-//! Files, standard streams and sockets that never make a thread of ours wait.
+//! Files and standard streams that never make a thread of ours wait.
 
 use crate::error::{Error, Result};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -119,63 +116,4 @@ impl AsFd for Asked {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Whether nobody listens on the socket at `path`. Nothing but a refusal tells so: a socket of another type or
-/// user may be in use, and one whose queue is full is.
-fn refused(path: &Path) -> nix::Result<bool> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
-        Err(Errno::ECONNREFUSED) => Ok(true),
-        Ok(()) | Err(Errno::EAGAIN) => Ok(false),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Listens on a Unix socket at `path`. One that nobody listens on any more is replaced.
-///
-/// # Errors
-/// [`Error::Input`] where something else has that name, where somebody listens there, or where the folder
-/// cannot be used.
-pub fn listen(path: &Path) -> Result<UnixListener> {
-    let asked = format!("--serial socket={}", path.display());
-    if let Ok(metadata) = path.symlink_metadata() {
-        if !metadata.file_type().is_socket() {
-            let remedy = "name a path that is free, or remove what is there";
-            return Err(Error::input(
-                asked,
-                "something that is no socket has that name",
-                remedy,
-            ));
-        }
-        match refused(path) {
-            Ok(true) => {}
-            Ok(false) => {
-                let remedy = "name another path, or end the process that uses it";
-                return Err(Error::input(
-                    asked,
-                    "somebody listens there already",
-                    remedy,
-                ));
-            }
-            Err(e) => {
-                let remedy = "name another path; what is there is no stale socket of ours";
-                return Err(Error::input(asked, e, remedy));
-            }
-        }
-        std::fs::remove_file(path)
-            .map_err(|e| Error::input(&asked, e, "remove the stale socket, or name another"))?;
-    }
-    let listener = UnixListener::bind(path).map_err(|e| {
-        Error::input(
-            &asked,
-            e,
-            "name a path in a folder that exists and may be written",
-        )
-    })?;
-    listener
-        .set_nonblocking(true)
-        .map_err(|e| Error::bug(&asked, e))?;
-    Ok(listener)
 }

@@ -9,15 +9,14 @@
 //! ```
 
 mod connections;
-mod socket;
 #[cfg(test)]
 mod tests;
 
 use crate::route;
 use connections::{Limits, serve};
 use hotvisor_vmm::hotplug::client::Client;
+use hotvisor_vmm::socket::{self, FILES, SocketFile};
 use hotvisor_vmm::{Error, Result};
-use socket::{FILES, SocketFile};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -40,7 +39,7 @@ impl Server {
     /// # Errors
     /// [`Error::Input`] for a path that cannot be used; nothing is left behind.
     pub(crate) fn bind(path: &Path) -> Result<Bound> {
-        let (listener, file) = socket::bind_at(path)?;
+        let (listener, file) = socket::bind_at("--api-socket ", path)?;
         Ok(Bound { listener, file })
     }
 }

@@ -4,6 +4,7 @@
 use super::terminal::{self, RawMode};
 use crate::config::Serial as Config;
 use crate::error::{Error, Result};
+use crate::socket::{self, SocketFile};
 use crate::stream::{self, Source, Target, open_unblocking, wait_ready};
 use event_manager::{EventOps, EventSet, Events};
 use hotvisor_devices::serial::{Output, Serial};
@@ -12,7 +13,6 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
@@ -80,14 +80,8 @@ pub(super) struct Console {
 
 struct Listener {
     socket: Watched<UnixListener>,
-    path: PathBuf,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Somebody may have removed it already.
-        let _ = std::fs::remove_file(&self.path);
-    }
+    /// Removed with the listener.
+    _file: SocketFile,
 }
 
 impl Console {
@@ -121,10 +115,10 @@ impl Console {
                 console.set_output(Box::new(file.map_err(|e| Error::input(asked, e, remedy))?));
             }
             Config::Socket(path) => {
-                let socket = Watched::new(stream::listen(path)?, TOKEN_LISTEN);
+                let (socket, file) = socket::bind_at("--serial socket=", path)?;
                 console.listener = Some(Listener {
-                    socket,
-                    path: path.clone(),
+                    socket: Watched::new(socket, TOKEN_LISTEN),
+                    _file: file,
                 });
             }
             Config::Tty => {
