@@ -1,5 +1,6 @@
 //! CPU hotplug: registers, threads and the API, with a guest that does exactly what the test says.
 
+mod ends;
 mod guest;
 mod hostile;
 mod requests;
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
 use serde_json::json;
 
-use crate::guest::{Guest, test};
+use crate::guest::test;
 use guest::{BEGUN, ENABLED, Hotplug, INSERT, REMOVE, machine};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -30,11 +31,11 @@ pub(crate) fn tests() -> Vec<Test> {
             "hotplug::a_restart_ends_what_is_under_way",
             restart_under_way,
         ),
-        test("hotplug::power_off_in_every_phase", power_off),
         test("hotplug::a_thousand_cycles_leave_nothing_behind", cycles),
     ];
     tests.extend(requests::tests());
     tests.extend(hostile::tests());
+    tests.extend(ends::tests());
     tests
 }
 
@@ -243,32 +244,6 @@ fn restart_under_way(context: &Context) -> Result<()> {
     guest.start_cpu(2, 1)?;
     guest.expect_state(&plug, "succeeded")?;
     guest.power_off()
-}
-
-fn power_off(context: &Context) -> Result<()> {
-    type Step = fn(&Guest) -> Result<()>;
-    let phases: [(&str, Step); 5] = [
-        ("asked", |_| Ok(())),
-        ("read", |guest| guest.scan().map(drop)),
-        ("begun", |guest| {
-            guest.scan().and_then(|_| guest.ost(1, BEGUN))
-        }),
-        ("ejected", |guest| guest.scan().and_then(|_| guest.eject(1))),
-        ("plugging", |guest| {
-            guest.scan()?;
-            guest.eject(1)?;
-            guest.expect_phase(1, "dormant")?;
-            guest.request(1, "online").map(drop)
-        }),
-    ];
-    for (name, step) in phases {
-        let guest = machine(context, 2, 2)?.boot()?;
-        guest.start_cpu(1, 1)?;
-        guest.request(1, "offline")?;
-        step(&guest).context(name)?;
-        guest.power_off().context(name)?;
-    }
-    Ok(())
 }
 
 /// Cycles of plug and unplug; threads, descriptors and memory at the end are those of the beginning.
