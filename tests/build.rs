@@ -65,9 +65,9 @@ fn main() -> Result<(), String> {
         "cargo::rustc-env=HOTVISOR_BAREMETAL_GUEST={}",
         guest.display()
     );
-    let source = sources.with_file_name("guest").join("deadline.c");
+    let source = sources.with_file_name("guest").join("schedule.c");
     println!("cargo::rerun-if-changed={}", source.display());
-    let program = out.join("deadline");
+    let program = out.join("schedule");
     run(Command::new("gcc")
         .args(FREESTANDING)
         .args(ALONE)
@@ -76,7 +76,7 @@ fn main() -> Result<(), String> {
         .arg("-o")
         .arg(&program))?;
     println!(
-        "cargo::rustc-env=HOTVISOR_GUEST_DEADLINE={}",
+        "cargo::rustc-env=HOTVISOR_GUEST_SCHEDULE={}",
         program.display()
     );
     Ok(())

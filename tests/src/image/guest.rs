@@ -1,5 +1,5 @@
-//! The image that guests under test boot: busybox, an init script, a program that reserves
-//! CPU time, and the modules for the power button.
+//! The image that guests under test boot: busybox, an init script, a program that changes how
+//! processes are scheduled, and the modules for the power button.
 
 use std::path::Path;
 
@@ -10,8 +10,9 @@ use crate::{kernels::Unpacked, paths};
 
 const INIT: &[u8] = include_bytes!("../../../resources/guest/init");
 
-/// Reserves CPU time; busybox's `chrt` cannot, where there is one at all.
-const DEADLINE: &[u8] = include_bytes!(env!("HOTVISOR_GUEST_DEADLINE"));
+/// Reserves CPU time, or gives a CPU to one process; busybox's `chrt` cannot do the one, where there is a
+/// `chrt` at all.
+const SCHEDULE: &[u8] = include_bytes!(env!("HOTVISOR_GUEST_SCHEDULE"));
 
 /// `button` makes an input device of ACPI's power button, `evdev` lets the init script read it.
 const MODULES: &[&str] = &["button", "evdev"];
@@ -24,7 +25,7 @@ pub fn guest(kernel: &Unpacked, path: &Path) -> Result<()> {
     let mut archive = Archive::new();
     archive.bytes("init", 0o755, INIT);
     archive.busybox()?;
-    archive.bytes("bin/deadline", 0o755, DEADLINE);
+    archive.bytes("bin/schedule", 0o755, SCHEDULE);
     for folder in ["etc", "proc", "sys", "run", "tmp"] {
         archive.directory(folder);
     }

@@ -56,7 +56,7 @@ fn refused_by_reservations(context: &Context, kernel: Kernel) -> Result<()> {
     let vm = start(context, kernel, 2, 2)?;
     vm.sh_ok(
         "for n in 1 2; do sleep 9999 >/dev/null 2>&1 & echo $! >>/run/reserved; done; \
-         deadline $(cat /run/reserved)",
+         schedule deadline $(cat /run/reserved)",
     )?;
     refused(&vm, EJECT_BUSY)?;
     // Asked again, it says no again.

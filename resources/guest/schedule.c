@@ -1,0 +1,105 @@
+/*
+ * schedule deadline PID... gives each of these processes 60 ms of every 100 ms of a CPU
+ * (SCHED_DEADLINE, see sched(7)), whether it needs them or sleeps. Linux refuses to take a CPU offline
+ * whose time it has promised; two such processes need more than one CPU.
+ *
+ * schedule fifo PID... puts each of these processes before all others of its CPU (SCHED_FIFO, highest
+ * priority), the kernel's own among them that take a CPU offline. One that never sleeps has it for
+ * itself, once /proc/sys/kernel/sched_rt_runtime_us is -1.
+ *
+ * Ends with the number of the first error, or 0. Needs no C library, so that it is small: it is part
+ * of an image that each test boots.
+ */
+
+typedef unsigned long long u64;
+typedef unsigned int u32;
+
+/* struct sched_attr, as its first version in linux/sched/types.h. */
+struct attributes {
+    u32 size;
+    u32 policy;
+    u64 flags;
+    int nice;
+    u32 priority;
+    u64 runtime;
+    u64 deadline;
+    u64 period;
+};
+
+enum { SYS_EXIT = 60, SYS_SCHED_SETATTR = 314, EINVAL = 22 };
+enum { SCHED_FIFO = 1, SCHED_DEADLINE = 6 };
+
+static const struct attributes FIFO = {
+    .size = sizeof(struct attributes),
+    .policy = SCHED_FIFO,
+    .priority = 99,
+};
+
+static const struct attributes DEADLINE = {
+    .size = sizeof(struct attributes),
+    .policy = SCHED_DEADLINE,
+    .runtime = 60 * 1000 * 1000,
+    .deadline = 100 * 1000 * 1000,
+    .period = 100 * 1000 * 1000,
+};
+
+static long syscall3(long number, long first, long second, long third)
+{
+    long result;
+
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(first), "S"(second), "d"(third)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+static long number(const char *text)
+{
+    long value = 0;
+
+    for (; *text >= '0' && *text <= '9'; text++)
+        value = value * 10 + (*text - '0');
+    return *text ? -1 : value;
+}
+
+static int same(const char *one, const char *other)
+{
+    for (; *one && *one == *other; one++, other++)
+        ;
+    return *one == *other;
+}
+
+static const struct attributes *named(const char *name)
+{
+    if (same(name, "fifo"))
+        return &FIFO;
+    return same(name, "deadline") ? &DEADLINE : 0;
+}
+
+static long schedule(int count, char **arguments)
+{
+    const struct attributes *attributes = count < 3 ? 0 : named(arguments[1]);
+
+    if (!attributes)
+        return EINVAL;
+    for (int at = 2; at < count; at++) {
+        long error = syscall3(SYS_SCHED_SETATTR, number(arguments[at]), (long)attributes, 0);
+
+        if (error)
+            return -error;
+    }
+    return 0;
+}
+
+/* The stack holds the number of arguments, and behind it their pointers (System V ABI, 3.4.1). */
+__attribute__((used)) static void begin(long *stack)
+{
+    syscall3(SYS_EXIT, schedule((int)stack[0], (char **)&stack[1]), 0, 0);
+}
+
+__asm__(".globl _start\n"
+        "_start:\n"
+        "    mov %rsp, %rdi\n"
+        "    and $-16, %rsp\n"
+        "    call begin\n");
