@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub(crate) const IMAGE: &[u8] = include_bytes!(env!("HOTVISOR_BAREMETAL_GUEST"));
 
 /// Memory of a machine where its size does not matter, in MiB.
-const MEMORY: u32 = 64;
+pub(crate) const MEMORY: u32 = 64;
 
 /// A machine that is yet to be started.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
 use serde_json::json;
 
-use crate::guest::test;
+use crate::guest::{MEMORY, test};
 use guest::{BEGUN, ENABLED, Hotplug, INSERT, REMOVE, machine};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -248,12 +248,16 @@ fn restart_under_way(context: &Context) -> Result<()> {
 
 /// Cycles of plug and unplug; threads, descriptors and memory at the end are those of the beginning.
 fn cycles(context: &Context) -> Result<()> {
-    const WARM: u32 = 50;
+    /// By then the list of ended operations is as long as it gets.
+    const WARM: u32 = 200;
+    /// KiB that the heap may vary by, however many cycles there are.
+    const SLACK: u64 = 64;
     let cycles = std::env::var("HOTVISOR_CYCLES")
         .ok()
         .and_then(|text| text.parse().ok());
     let cycles: u32 = cycles.unwrap_or(1000);
     let guest = machine(context, 2, 2)?.boot()?;
+    let vm = guest.vm();
     guest.start_cpu(1, 1)?;
     let mut before = None;
     for cycle in 1..=cycles {
@@ -264,13 +268,17 @@ fn cycles(context: &Context) -> Result<()> {
         guest.obey_plug(1, cycle + 1)?;
         guest.expect_state(&operation, "succeeded")?;
         if cycle == WARM {
-            before = Some(guest.vm().footprint()?);
+            before = Some((vm.footprint()?, vm.own_memory(MEMORY)?));
         }
     }
+    let (footprint, memory) = before.context("too few cycles")?;
     // The connection of the last request may still be closing.
-    let before = before.context("no warm-up")?;
-    guest.vm().wait_until(&format!("{before:?} again"), || {
-        Ok(guest.vm().footprint()? == before)
+    vm.wait_until(&format!("{footprint:?} again"), || {
+        Ok(vm.footprint()? == footprint)
+    })?;
+    let now = vm.own_memory(MEMORY)?;
+    guest.ensure(now <= memory + SLACK, || {
+        format!("it had {memory} KiB of its own after {WARM} cycles, and has {now} after {cycles}")
     })?;
     guest.power_off()
 }
