@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hotvisor_api::main(|_| {})
+    hotvisor::main(|_| {})
 }

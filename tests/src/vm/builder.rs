@@ -34,6 +34,7 @@ pub struct Builder {
     ignored: Option<String>,
     api: bool,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Vm {
@@ -80,6 +81,7 @@ impl Builder {
             ignored: None,
             api: true,
             args: Vec::new(),
+            env: Vec::new(),
         }
     }
 
@@ -147,6 +149,13 @@ impl Builder {
         self
     }
 
+    /// An environment variable of the VMM's.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The guest does not restart: when it reboots, the VMM ends.
     #[must_use]
     pub fn no_reboot(self) -> Self {
@@ -168,6 +177,7 @@ impl Builder {
             Vmm::PeerQemu => self.qemu(folder.path()),
         };
         command
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -11,6 +11,9 @@ use std::process::ExitCode;
 use hotvisor_tests::harness::{self, Requirement, Suite};
 
 fn main() -> ExitCode {
+    if let Some(code) = hotplug::run_if_vmm() {
+        return code;
+    }
     harness::main(Suite {
         requirement: Requirement::LongMode,
         packages: &[],

@@ -15,7 +15,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hotvisor-devices", &[]),
     ("hotvisor-vmm", &["hotvisor-devices"]),
     ("hotvisor", &["hotvisor-devices", "hotvisor-vmm"]),
-    ("hotvisor-tests", &[]),
+    ("hotvisor-tests", &["hotvisor", "hotvisor-vmm"]),
 ];
 
 #[test]

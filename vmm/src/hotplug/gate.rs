@@ -124,6 +124,7 @@ impl Gate {
 
     /// Keeps everybody out from now on; returns whether nobody is inside. If somebody is, the last one to
     /// leave makes the gate say so.
+    #[must_use]
     pub fn close(&self) -> bool {
         let mut inner = self.0.lock();
         inner.state = State::Closed;
@@ -302,7 +303,7 @@ mod tests {
             let (gate, _empty) = gate();
             let held = enter(&gate, Pinned).unwrap();
             if close_first {
-                gate.close();
+                assert!(!gate.close());
             } else {
                 gate.drain();
             }

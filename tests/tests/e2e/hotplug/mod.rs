@@ -1,6 +1,7 @@
 //! vCPUs come and go: asked for through the API, done by the guest, checked from three sides.
 
 mod boot;
+mod order;
 mod plug;
 mod refusal;
 mod stubborn;
@@ -14,6 +15,8 @@ use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::api::{Operation, State};
 use hotvisor_tests::vm::{SOON, Vm};
+
+pub(crate) use order::run_if_vmm;
 
 /// Longest wait for the end of an operation. A guest in the nested bed needs a second or two.
 const WAIT: Duration = Duration::from_secs(60);
@@ -30,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         refusal::tests(),
         stubborn::tests(),
         boot::tests(),
+        order::tests(),
     ]
     .concat()
 }
