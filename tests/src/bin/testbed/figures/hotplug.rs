@@ -11,6 +11,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hotvisor_tests::artifacts::Artifacts;
@@ -23,6 +24,8 @@ use super::{median, spread};
 use crate::picture;
 use crate::progress::Step;
 
+/// Between two ticks of Debian's kernels, in guests and in L1: CONFIG_HZ is 250.
+const TICK: Duration = Duration::from_millis(4);
 /// After so many cycles it is the other VMM's turn.
 const TURN: u32 = 10;
 /// The threads that are ours alone; a vCPU's thread spends its time in the guest.
@@ -115,8 +118,11 @@ impl Guest {
         let (vm, mut way) = cycles::boot(hotvisor, artifacts, &parameters)?;
         way.plug(&vm)?;
         way.unplug(&vm)?;
-        for _ in 0..number {
-            let (plug, unplug) = (way.plug(&vm)?, way.unplug(&vm)?);
+        for at in 0..number {
+            drift(at, number);
+            let plug = way.plug(&vm)?;
+            drift(at, number);
+            let unplug = way.unplug(&vm)?;
             self.cycles.push(Cycle {
                 hotvisor,
                 plug,
@@ -168,6 +174,17 @@ impl Samples {
             self.ours[which] = (now - used[which]) as f64 / 1e6 / f64::from(2 * number);
         }
         end(&vm)
+    }
+}
+
+/// Lets a part of a tick pass, another one for each of so many cycles: where the clock counts instructions, each
+/// request would come at the same moment between two ticks, and be lucky or unlucky with what waits for them. Spins,
+/// because a sleep would end with a tick.
+fn drift(at: u32, number: u32) {
+    let start = Instant::now();
+    let part = TICK * at / number;
+    while start.elapsed() < part {
+        std::hint::spin_loop();
     }
 }
 
