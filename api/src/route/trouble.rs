@@ -22,6 +22,8 @@ pub(crate) enum Trouble {
     Method(Problem),
     /// It comes too late, or at the wrong moment.
     Conflict(Problem),
+    /// The machine is paused, which is asked for or in the way.
+    Paused(Problem),
     /// It did not arrive in time.
     Slow(Problem),
     /// It is longer than anything that we could be asked.
@@ -52,6 +54,7 @@ impl Trouble {
             Self::Unknown(_) => (StatusCode::NOT_FOUND, "unknown"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Paused(_) => (StatusCode::CONFLICT, "paused"),
             Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, "slow"),
             Self::Large(_) => (StatusCode::PAYLOAD_TOO_LARGE, "large"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
@@ -66,6 +69,7 @@ impl Trouble {
             | Self::Unknown(problem)
             | Self::Method(problem)
             | Self::Conflict(problem)
+            | Self::Paused(problem)
             | Self::Slow(problem)
             | Self::Large(problem)
             | Self::Busy(problem) => problem,
@@ -127,6 +131,7 @@ impl From<Refused> for Trouble {
             Refused::Invalid(problem) => Self::Invalid(problem),
             Refused::Unknown(problem) => Self::Unknown(problem),
             Refused::Conflict(problem) => Self::Conflict(problem),
+            Refused::Paused(problem) => Self::Paused(problem),
             Refused::Gone => Self::Gone,
         }
     }

@@ -39,6 +39,9 @@ pub enum Refused {
     /// It comes too late, or at the wrong moment.
     #[error("{0}")]
     Conflict(Problem),
+    /// The machine is paused, which this asks for or cannot be with.
+    #[error("{0}")]
+    Paused(Problem),
     /// The machine has come to its end.
     #[error("the machine has ended")]
     Gone,

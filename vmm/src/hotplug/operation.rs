@@ -5,7 +5,7 @@ use super::view::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tracing::info;
 
 /// How many ended operations are kept for whoever asks.
@@ -122,6 +122,13 @@ impl Operations {
             .values()
             .map(|operation| operation.deadline)
             .min()
+    }
+
+    /// Every running operation has so much more time.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        self.running
+            .values_mut()
+            .for_each(|running| running.deadline += by);
     }
 
     /// The time of every running operation is over.

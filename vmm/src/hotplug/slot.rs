@@ -78,6 +78,21 @@ impl Slot {
         whereabouts(self.phase)
     }
 
+    /// Whether what is to be done again is done by the host's time, also while the machine is paused: its thread
+    /// is leaving the guest.
+    pub(super) fn is_timed_by_the_host(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { .. })
+    }
+
+    /// Time stood still for so long.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        self.since += by;
+        let by_the_host = self.is_timed_by_the_host();
+        if let Some((at, _)) = self.again.as_mut().filter(|_| !by_the_host) {
+            *at += by;
+        }
+    }
+
     /// Begins an attempt in behalf of `operation`.
     pub(super) fn begin(&mut self, operation: OperationId, now: Instant) {
         self.since = now;

@@ -43,7 +43,8 @@ impl Coordinator {
             .open_for(id)
             .find(|(_, to, _)| *to == target);
         let Some((operation, ..)) = first else { return };
-        self.slots[id as usize].begin(operation, Instant::now());
+        let now = self.now();
+        self.slots[id as usize].begin(operation, now);
         let event = match target {
             Target::Online => Event::Plug,
             Target::Offline => Event::Unplug {
@@ -73,7 +74,7 @@ impl Coordinator {
         let mut reason = None;
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let now = Instant::now();
+            let now = self.now();
             let before = self.slots[id as usize].phase;
             let change = before.next(event.clone(), &self.names);
             debug!(id, ?event, ?before, after = ?change.phase, "{}", change.reason);
@@ -146,13 +147,14 @@ impl Coordinator {
         if slot.phase.name() == before.name() {
             return;
         }
-        let pause = match slot.phase {
-            Phase::Announced { .. } => Some(REMIND),
-            Phase::Stopping { .. } => Some(REKICK),
-            Phase::Dormant => self.limits.dormant,
-            _ => None,
+        let (from, pause) = match slot.phase {
+            Phase::Announced { .. } => (now, Some(REMIND)),
+            // Threads leave the guest in a pause, too.
+            Phase::Stopping { .. } => (Instant::now(), Some(REKICK)),
+            Phase::Dormant => (now, self.limits.dormant),
+            _ => (now, None),
         };
-        slot.again = pause.map(|pause| (now + pause, pause));
+        slot.again = pause.map(|pause| (from + pause, pause));
     }
 
     /// Carries out one action; returns what is known of its effect at once.

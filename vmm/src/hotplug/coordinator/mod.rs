@@ -53,6 +53,8 @@ pub struct Coordinator {
     limits: Limits,
     post: PostMessage,
     machine: u64,
+    /// The machine is to stand still, and the time of everything that is under way with it, since then.
+    paused: Option<Instant>,
     changed: bool,
 }
 
@@ -86,6 +88,7 @@ impl Coordinator {
             limits,
             post: post.clone(),
             machine: 0,
+            paused: None,
             changed: true,
         }
     }
@@ -108,7 +111,7 @@ impl Coordinator {
     /// A new machine, with the vCPUs that [`Coordinator::wanted`] named. What was being plugged goes on in
     /// it; what was being unplugged is not in it, and done.
     pub fn restarted(&mut self, machine: u64) {
-        let now = Instant::now();
+        let now = self.now();
         for id in self.ids() {
             self.tell_notifiers_of_restart(id);
             let slot = &mut self.slots[id as usize];
@@ -278,6 +281,7 @@ impl Coordinator {
 
     /// An ejection that nobody waits for is an operation of its own.
     fn ejected_unasked(&mut self, id: u32, requested: bool) {
+        let now = self.now();
         let slot = &mut self.slots[id as usize];
         let under_way = slot.attempt.as_ref().map(|attempt| attempt.target);
         if under_way == Some(Target::Offline) || !slot.phase.is_plugged() {
@@ -296,7 +300,6 @@ impl Coordinator {
         } else {
             info!(vcpu = id, "ejected by the guest on its own account");
         }
-        let now = Instant::now();
         let deadline = now + self.limits.operation;
         let operation = self.operations.begin(OperationKind::GuestEject, deadline);
         slot.target = Target::Offline;

@@ -7,26 +7,33 @@ use crate::hotplug::machinery::Machinery;
 use crate::hotplug::phase::{Event, Phase};
 use crate::hotplug::target::{self, Plan};
 use crate::hotplug::view::{Code, OperationId, Target};
-use std::time::Instant;
 use tracing::info;
 
 impl Coordinator {
     /// Begins what a request wants.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was changed.
+    /// [`Refused`]; nothing was changed. While the machine is paused, that is the answer to all of them: the
+    /// guest would see nothing of it, and its time would stand still.
     pub fn change(
         &mut self,
         request: &Request,
         machine: &mut dyn Machinery,
     ) -> Result<OperationId, Refused> {
+        if self.paused.is_some() {
+            return Err(Refused::Paused(Problem {
+                asked: "a change of vCPUs".to_owned(),
+                found: "the machine is paused".to_owned(),
+                remedy: "resume it first".to_owned(),
+            }));
+        }
         let standings: Vec<_> = self
             .slots
             .iter()
             .map(|slot| (slot.phase, slot.target))
             .collect();
         let Plan { kind, targets } = target::plan(&request.want, &standings)?;
-        let deadline = Instant::now() + request.timeout.unwrap_or(self.limits.operation);
+        let deadline = self.now() + request.timeout.unwrap_or(self.limits.operation);
         let operation = self.operations.begin(kind, deadline);
         let mut parts = Vec::new();
         for (id, target) in targets {

@@ -1,4 +1,7 @@
 //! Deadlines, and what is said or done again until it has an effect.
+//!
+//! While the machine is paused, time stands still for all of it: no operation runs out of its time because the
+//! guest could not get on. Only a thread that is to leave the guest is kicked again meanwhile, by the host's time.
 
 use super::{Coordinator, REMIND_MAX, outcome};
 use crate::hotplug::machinery::Machinery;
@@ -11,7 +14,11 @@ impl Coordinator {
     /// Does what time asks for.
     pub fn tick(&mut self, machine: &mut dyn Machinery) {
         let now = Instant::now();
-        for operation in self.operations.overdue(now) {
+        let overdue = match self.paused {
+            None => self.operations.overdue(now),
+            Some(_) => Vec::new(),
+        };
+        for operation in overdue {
             for id in self.operations.open_parts(operation) {
                 self.part_overdue(operation, id, machine);
             }
@@ -54,8 +61,12 @@ impl Coordinator {
 
     /// Tells the guest, or kicks the thread, again.
     fn again(&mut self, id: u32, now: Instant, machine: &mut dyn Machinery) {
+        let paused = self.paused.is_some();
         let slot = &mut self.slots[id as usize];
         let phase = slot.phase;
+        if paused && !slot.is_timed_by_the_host() {
+            return;
+        }
         let Some(again) = &mut slot.again else { return };
         if again.0 > now {
             return;
@@ -84,10 +95,32 @@ impl Coordinator {
     /// When [`Coordinator::tick`] is due.
     #[must_use]
     pub fn next_tick(&self) -> Option<Instant> {
+        let paused = self.paused.is_some();
         let again = self
             .slots
             .iter()
+            .filter(|slot| !paused || slot.is_timed_by_the_host())
             .filter_map(|slot| slot.again.map(|(at, _)| at));
-        again.chain(self.operations.next_deadline()).min()
+        let deadline = self.operations.next_deadline().filter(|_| !paused);
+        again.chain(deadline).min()
+    }
+
+    /// The machine stands still from now on; twice is as once.
+    pub fn pause(&mut self, now: Instant) {
+        self.paused.get_or_insert(now);
+    }
+
+    /// It goes on. Every deadline moves by as much time as it stood still.
+    pub fn resume(&mut self, now: Instant) {
+        if let Some(since) = self.paused.take() {
+            let stood = now.saturating_duration_since(since);
+            self.operations.postpone(stood);
+            self.slots.iter_mut().for_each(|slot| slot.postpone(stood));
+        }
+    }
+
+    /// The time as it is for what is under way.
+    pub(super) fn now(&self) -> Instant {
+        self.paused.unwrap_or_else(Instant::now)
     }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod late;
+mod pause;
 mod random;
 
 use super::*;

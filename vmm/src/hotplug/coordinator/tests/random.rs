@@ -203,6 +203,8 @@ enum Step {
     Eject(u32),
     /// The next start of a thread fails, at once or later.
     Fail(u32, bool),
+    Pause,
+    Resume,
     Restart,
 }
 
@@ -236,6 +238,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => manner.prop_map(Step::Work),
         1 => (0..=CPUS).prop_map(Step::Eject),
         1 => (1..CPUS, any::<bool>()).prop_map(|(id, now)| Step::Fail(id, now)),
+        1 => Just(Step::Pause),
+        2 => Just(Step::Resume),
         1 => Just(Step::Restart),
     ]
 }
@@ -280,7 +284,9 @@ impl World {
             Step::Ask(want, brief) => {
                 let timeout = Some(if brief { Duration::ZERO } else { FOREVER });
                 let request = Request { want, timeout };
-                self.coordinator.change(&request, &mut self.board).unwrap();
+                let paused = self.coordinator.paused.is_some();
+                let asked = self.coordinator.change(&request, &mut self.board);
+                assert_eq!(asked.is_err(), paused, "{asked:?}");
             }
             Step::Cancel(id) => {
                 let _ = self.coordinator.cancel(id, &mut self.board);
@@ -300,6 +306,8 @@ impl World {
             Step::Work(manner) => self.work(manner),
             Step::Eject(cpu) => self.board.eject(cpu),
             Step::Fail(id, now) => self.board.threads[id as usize].fails = Some(now),
+            Step::Pause => self.coordinator.pause(Instant::now()),
+            Step::Resume => self.coordinator.resume(Instant::now()),
             Step::Restart => self.restart(),
         }
     }
@@ -413,6 +421,7 @@ impl World {
 
     /// Everybody does what there is left to do, and what then still hangs runs out of time.
     fn come_to_rest(&mut self) {
+        self.step(Step::Resume);
         self.settle();
         self.coordinator.operations.expire();
         self.coordinator.tick(&mut self.board);
