@@ -1,11 +1,12 @@
 //! A control thread that is none: it answers calls as a test wants, and publishes what the test says.
 
-use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, Want};
+use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, VcpuCall, Want};
 use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::hotplug::view::{
     Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target, ThreadView,
     Timeline, VcpuView, View,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ pub(crate) struct Fake {
     /// Notified after each of them.
     heard: Condvar,
     refuse: Mutex<Option<Refused>>,
+    paused: AtomicBool,
 }
 
 /// A moment that is easy to recognise.
@@ -70,6 +72,7 @@ impl Fake {
             asked: Mutex::default(),
             heard: Condvar::new(),
             refuse: Mutex::default(),
+            paused: AtomicBool::new(false),
         });
         (fake.clone(), Client::new(fake, watched))
     }
@@ -167,6 +170,19 @@ impl Fake {
         Ok(id)
     }
 
+    /// Whether it was last paused, and not resumed.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    fn set_paused(&self, paused: bool) -> Result<(), Refused> {
+        if let Some(refused) = self.refuse.lock().unwrap().clone() {
+            return Err(refused);
+        }
+        self.paused.store(paused, Ordering::SeqCst);
+        Ok(())
+    }
+
     fn cancel(&self, id: OperationId) -> Result<(), Refused> {
         if let Some(refused) = self.refuse.lock().unwrap().clone() {
             return Err(refused);
@@ -180,8 +196,12 @@ impl Calls for Fake {
     fn call(&self, call: Call) {
         // Whoever asked may have left.
         match call {
-            Call::Change(request, reply) => drop(reply.send(self.change(request))),
-            Call::Cancel(id, reply) => drop(reply.send(self.cancel(id))),
+            Call::Vcpus(VcpuCall::Change(request, reply)) => {
+                drop(reply.send(self.change(request)));
+            }
+            Call::Vcpus(VcpuCall::Cancel(id, reply)) => drop(reply.send(self.cancel(id))),
+            Call::Pause(reply) => drop(reply.send(self.set_paused(true))),
+            Call::Resume(reply) => drop(reply.send(self.set_paused(false))),
         }
     }
 }

@@ -131,6 +131,16 @@ pub(super) async fn object<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map_err(|e| invalid(&e))
 }
 
+/// Refuses a body where there is nothing to say: it would be a wish that is not met.
+pub(super) async fn nothing(request: Request) -> Result<(), Trouble> {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    if bytes(request.into_body(), &asked).await?.is_empty() {
+        return Ok(());
+    }
+    let found = "a body, where none is known";
+    Err(Trouble::Malformed(problem(asked, found, "send none")))
+}
+
 /// The request, when all of its body is here.
 pub(super) async fn whole(request: Request) -> Result<Request, Trouble> {
     let asked = format!("{} {}", request.method(), request.uri().path());

@@ -9,6 +9,7 @@ mod operations;
 mod tests;
 pub(crate) mod trouble;
 mod vcpus;
+mod vm;
 
 use axum::Router;
 use axum::body::Body;
@@ -26,6 +27,7 @@ pub(crate) fn router(client: Client) -> Router {
     Router::new()
         .merge(vcpus::routes())
         .merge(operations::routes())
+        .merge(vm::routes())
         .fallback(trouble::no_such_path)
         .method_not_allowed_fallback(trouble::no_such_method)
         .layer(middleware::from_fn_with_state(client.clone(), gate))

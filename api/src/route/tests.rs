@@ -16,6 +16,8 @@ use tower::ServiceExt;
 
 const VCPUS: &str = "/api/v1/vcpus";
 const OPERATIONS: &str = "/api/v1/operations";
+const PAUSE: &str = "/api/v1/vm.pause";
+const RESUME: &str = "/api/v1/vm.resume";
 
 struct Answer {
     status: StatusCode,
@@ -36,7 +38,10 @@ async fn send(client: &Client, request: Request<Body>) -> Answer {
     Answer {
         status: parts.status,
         headers: parts.headers,
-        body: serde_json::from_slice(&bytes).unwrap(),
+        body: match &*bytes {
+            [] => Value::Null,
+            bytes => serde_json::from_slice(bytes).unwrap(),
+        },
     }
 }
 
@@ -226,6 +231,31 @@ async fn an_operation_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_pause_and_its_end_have_no_content() {
+    let (fake, client) = Fake::new();
+    for (path, paused) in [(PAUSE, true), (RESUME, false)] {
+        let answer = ask(&client, "PUT", path, "").await;
+        assert_eq!(
+            (answer.status, answer.body),
+            (StatusCode::NO_CONTENT, Value::Null)
+        );
+        assert_eq!(fake.is_paused(), paused);
+        let answer = ask(&client, "PUT", path, "{}").await;
+        assert_problem(&answer, 400, "malformed", "a body, where none is known");
+        let answer = ask(&client, "PUT", &format!("{path}?wait=1"), "").await;
+        assert_problem(&answer, 400, "malformed", "?wait=1");
+        assert_problem(&get(&client, path).await, 405, "method", "GET");
+    }
+    fake.end();
+    assert_problem(
+        &ask(&client, "PUT", PAUSE, "").await,
+        503,
+        "gone",
+        "it has ended",
+    );
+}
+
+#[tokio::test]
 async fn refusals_have_their_status() {
     let (fake, client) = Fake::new();
     let problem = Problem {
@@ -236,7 +266,10 @@ async fn refusals_have_their_status() {
     let cases = [
         (Refused::Invalid(problem.clone()), 422, "invalid"),
         (Refused::Unknown(problem.clone()), 404, "unknown"),
-        (Refused::Conflict(problem), 409, "conflict"),
+        (Refused::Conflict(problem.clone()), 409, "conflict"),
+        (Refused::Paused(problem.clone()), 409, "paused"),
+        (Refused::Running(problem.clone()), 409, "running"),
+        (Refused::Failed(problem), 500, "failed"),
     ];
     for (refused, status, code) in cases {
         fake.refuse(refused);

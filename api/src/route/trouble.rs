@@ -24,6 +24,10 @@ pub(crate) enum Trouble {
     Conflict(Problem),
     /// The machine is paused, which is asked for or in the way.
     Paused(Problem),
+    /// The machine runs, and it would have to be paused.
+    Running(Problem),
+    /// It was tried, and we or the host failed.
+    Failed(Problem),
     /// It did not arrive in time.
     Slow(Problem),
     /// It is longer than anything that we could be asked.
@@ -55,6 +59,8 @@ impl Trouble {
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::Paused(_) => (StatusCode::CONFLICT, "paused"),
+            Self::Running(_) => (StatusCode::CONFLICT, "running"),
+            Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
             Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, "slow"),
             Self::Large(_) => (StatusCode::PAYLOAD_TOO_LARGE, "large"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
@@ -70,6 +76,8 @@ impl Trouble {
             | Self::Method(problem)
             | Self::Conflict(problem)
             | Self::Paused(problem)
+            | Self::Running(problem)
+            | Self::Failed(problem)
             | Self::Slow(problem)
             | Self::Large(problem)
             | Self::Busy(problem) => problem,
@@ -132,6 +140,8 @@ impl From<Refused> for Trouble {
             Refused::Unknown(problem) => Self::Unknown(problem),
             Refused::Conflict(problem) => Self::Conflict(problem),
             Refused::Paused(problem) => Self::Paused(problem),
+            Refused::Running(problem) => Self::Running(problem),
+            Refused::Failed(problem) => Self::Failed(problem),
             Refused::Gone => Self::Gone,
         }
     }

@@ -2,14 +2,15 @@
 
 use super::console::{self, Console};
 use super::hotplug::Hotplug;
-use super::lifecycle::{self, Action, Phase, Policy};
+use super::lifecycle::{self, Action, Phase, Policy, Release, Start};
+use super::pause::Pauses;
 use super::queue::{Event, Posted, Queue};
 use super::signals::Signals;
 use crate::boot::BootFiles;
 use crate::config::VmConfig;
 use crate::end::End;
 use crate::error::{Error, Result};
-use crate::hotplug::client::Client;
+use crate::hotplug::client::{Call, Client};
 use crate::hotplug::machinery::Message;
 use crate::hotplug::notifier::Notifier;
 use crate::hotplug::view::View;
@@ -87,6 +88,7 @@ struct Driver<'a> {
     policy: Policy,
     phase: Phase,
     hotplug: Hotplug,
+    pauses: Pauses,
     end: Option<End>,
 }
 
@@ -124,6 +126,7 @@ impl<'a> Driver<'a> {
             policy,
             phase: Phase::started(),
             hotplug,
+            pauses: Pauses::default(),
             end: None,
         };
         driver.make_machine()?;
@@ -149,7 +152,7 @@ impl<'a> Driver<'a> {
     fn run_machine(&mut self) -> Result<()> {
         let machine = self.machine.as_mut();
         machine.map_or(Ok(()), Machine::run)?;
-        self.hotplug.resume(self.machine.as_mut());
+        self.hotplug.take_waiting(self.machine.as_mut());
         Ok(())
     }
 
@@ -206,29 +209,74 @@ impl<'a> Driver<'a> {
         self.phase = phase;
         match action {
             Action::Nothing => {}
-            Action::PressPowerButton => {
-                info!("pressing the guest's power button");
-                self.machine.iter().for_each(Machine::press_power_button);
-            }
+            Action::PressPowerButton => self.press_power_button(),
+            Action::Hold => self.hold(),
+            Action::HoldAgain(vcpus) => self.machine.iter().for_each(|m| m.kick(&vcpus)),
+            Action::Paused => self.paused(),
+            Action::Release(why) => self.release(&why),
+            Action::Wait => self.pauses.wait(),
+            Action::Refuse(no) => self.pauses.refuse(no),
             Action::StopVcpus => self.machine.iter().for_each(Machine::stop),
-            Action::Restart => {
-                info!("the guest starts again");
-                match self.make_machine().and_then(|()| self.run_machine()) {
-                    Ok(()) => {
-                        // What the guest before had not read is for this one.
-                        self.queue.post(self.generation).input_wanted();
-                    }
-                    // It was good when we started: this is not the user's mistake.
-                    Err(error) => self.finish(End::Failed(error.into_host())),
-                }
-            }
+            Action::Restart(start) => self.restart(start),
             Action::Finish(end) => self.finish(end),
         }
+    }
+
+    fn restart(&mut self, start: Start) {
+        info!("the guest starts again");
+        let run = |driver: &mut Self| {
+            driver.make_machine()?;
+            if start == Start::Held {
+                // Before its threads are told to run: none of them ever enters the guest.
+                driver.hold();
+                driver.paused();
+            }
+            driver.run_machine()
+        };
+        match run(self) {
+            Ok(()) => {
+                // What the guest before had not read is for this one.
+                self.queue.post(self.generation).input_wanted();
+            }
+            // It was good when we started: this is not the user's mistake.
+            Err(error) => self.finish(End::Failed(error.into_host())),
+        }
+    }
+
+    /// Has the machine stand still, and the time of what is under way.
+    fn hold(&mut self) {
+        self.hotplug.pause();
+        let pause = self.pauses.begin();
+        self.machine.iter_mut().for_each(|m| m.hold(pause));
+    }
+
+    /// No vCPU thread is in the guest, and none enters it.
+    fn paused(&mut self) {
+        info!("the guest is paused");
+        self.machine.iter_mut().for_each(Machine::stop_clock);
+        self.pauses.done();
+    }
+
+    /// Lets the machine go on.
+    fn release(&mut self, why: &Release) {
+        info!(?why, "the guest goes on");
+        if let Release::PowerButton(_) = why {
+            self.press_power_button();
+        }
+        self.machine.iter_mut().for_each(Machine::release);
+        self.hotplug.resume();
+        self.pauses.released(why);
+    }
+
+    fn press_power_button(&self) {
+        info!("pressing the guest's power button");
+        self.machine.iter().for_each(Machine::press_power_button);
     }
 
     fn finish(&mut self, end: End) {
         self.phase = Phase::Ended;
         self.hotplug.ended();
+        self.pauses.ended();
         self.end = Some(end);
     }
 
@@ -236,10 +284,7 @@ impl<'a> Driver<'a> {
         let Posted { generation, event } = posted;
         match event {
             Event::OutputReady => self.console.pump_output(&self.output, ops),
-            Event::Call(call) => {
-                let machine = self.machine.as_mut().filter(|_| self.phase.is_running());
-                self.hotplug.call(call, machine);
-            }
+            Event::Call(call) => self.called(call),
             // It carries what tells a stale one apart itself.
             Event::Coordinator(message) => self.hotplug_message(message),
             // Everything else is about one machine; of an earlier one it is stale.
@@ -251,7 +296,28 @@ impl<'a> Driver<'a> {
             Event::Power(PowerRequest::Off) => self.step(lifecycle::Event::Off),
             Event::Power(PowerRequest::Reset) => self.step(lifecycle::Event::Reset),
             Event::VcpuEnded(vcpu, exit) => self.vcpu_ended(vcpu, exit),
+            Event::Held(vcpu, pause) if self.pauses.is_present(pause) => {
+                self.step(lifecycle::Event::Holds(vcpu.id));
+            }
+            Event::Held(vcpu, pause) => debug!(%vcpu, pause, "stale"),
             Event::Hotplug(message) => self.hotplug_message(message),
+        }
+    }
+
+    fn called(&mut self, call: Call) {
+        match call {
+            Call::Vcpus(call) => {
+                let machine = self.machine.as_mut().filter(|_| self.phase.is_running());
+                self.hotplug.call(call, machine);
+            }
+            Call::Pause(reply) => {
+                self.pauses.ask("pause", reply);
+                self.step(lifecycle::Event::Pause);
+            }
+            Call::Resume(reply) => {
+                self.pauses.ask("resume", reply);
+                self.step(lifecycle::Event::Resume);
+            }
         }
     }
 
@@ -264,7 +330,9 @@ impl<'a> Driver<'a> {
 
     fn vcpu_ended(&mut self, vcpu: VcpuRef, exit: Exit) {
         let end = match exit {
-            Exit::Ordered if self.phase.is_running() && self.thread_ended(vcpu.id) => return,
+            Exit::Ordered if self.phase.is_running() && self.thread_ended(vcpu.id) => {
+                return self.step(lifecycle::Event::Holds(vcpu.id));
+            }
             Exit::Ordered => None,
             Exit::Fault(fault) => Some(End::Fault(vcpu, fault)),
         };

@@ -2,7 +2,7 @@
 
 use super::queue::Post;
 use crate::config::VmConfig;
-use crate::hotplug::client::{Call, Refused};
+use crate::hotplug::client::{Refused, VcpuCall};
 use crate::hotplug::coordinator::{Coordinator, Limits};
 use crate::hotplug::machinery::Message;
 use crate::hotplug::notifier::Notifier;
@@ -28,7 +28,7 @@ pub(super) struct Hotplug {
     view: watch::Sender<Arc<View>>,
     answers: Vec<Answer>,
     /// Calls that came while one machine was gone and the next one not there.
-    waiting: Vec<Call>,
+    waiting: Vec<VcpuCall>,
 }
 
 impl Hotplug {
@@ -81,23 +81,33 @@ impl Hotplug {
         self.coordinator.message(message, machine);
     }
 
+    /// The machine is to stand still.
+    pub(super) fn pause(&mut self) {
+        self.coordinator.pause(Instant::now());
+    }
+
+    /// The machine goes on.
+    pub(super) fn resume(&mut self) {
+        self.coordinator.resume(Instant::now());
+    }
+
     /// Takes a call, or keeps it until there is a machine.
-    pub(super) fn call(&mut self, call: Call, machine: Option<&mut Machine>) {
+    pub(super) fn call(&mut self, call: VcpuCall, machine: Option<&mut Machine>) {
         let Some(machine) = machine else {
             return self.waiting.push(call);
         };
         self.answers.push(match call {
-            Call::Change(request, reply) => {
+            VcpuCall::Change(request, reply) => {
                 Answer::Changed(reply, self.coordinator.change(&request, machine))
             }
-            Call::Cancel(operation, reply) => {
+            VcpuCall::Cancel(operation, reply) => {
                 Answer::Cancelled(reply, self.coordinator.cancel(operation, machine))
             }
         });
     }
 
     /// Takes the calls that waited for a machine.
-    pub(super) fn resume(&mut self, machine: Option<&mut Machine>) {
+    pub(super) fn take_waiting(&mut self, machine: Option<&mut Machine>) {
         if let Some(machine) = machine {
             for call in std::mem::take(&mut self.waiting) {
                 self.call(call, Some(machine));

@@ -3,9 +3,20 @@
 //! ```text
 //!            off, reset, fault, 2nd signal, deadline
 //!  Running ───────────────────────────────────────► Stopping ──► Restart (a new Running)
-//!     │ signal: power button, deadline                  │
-//!     └─◄──┘                                            └──────► Ended
+//!                                                       │
+//!                                                       └──────► Ended
+//!
+//!  Running is one of:
+//!         pause             all hold
+//!  Free ─────────► Holding ──────────► Held
+//!   │ ▲ resume, deadline │               │ resume
+//!   │ └──────────────────┴───────────────┘ (Free)
+//!   │                    │ signal        │ signal
+//!   └─────► PoweringOff ◄┴───────────────┘
+//!   signal: power button
 //! ```
+//!
+//! A machine that starts again while a pause is wanted is held before its first instruction.
 
 use crate::config::OnReset;
 use crate::end::End;
@@ -15,15 +26,16 @@ use std::time::{Duration, Instant};
 
 /// How long vCPU threads may take to end.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long vCPU threads may take to hold.
+pub(super) const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before threads that are to hold are kicked again.
+const REKICK: Duration = Duration::from_millis(50);
 
 /// The phase of a machine.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Its vCPUs run.
-    Running {
-        /// The power button was pressed, and the guest has until then.
-        power_off_by: Option<Instant>,
-    },
+    /// It has not come to its end.
+    Running(Course),
     /// Its vCPU threads were told to end.
     Stopping {
         /// What comes when they have.
@@ -37,13 +49,45 @@ pub(super) enum Phase {
     Ended,
 }
 
+/// What a machine that has not come to its end is at.
+#[derive(Debug)]
+pub(super) enum Course {
+    /// Its vCPUs run the guest.
+    Free,
+    /// Its vCPU threads were told to hold.
+    Holding {
+        /// Those that do not yet.
+        left: BTreeSet<u32>,
+        /// They have until then.
+        by: Instant,
+        /// Then they are kicked again.
+        again: Instant,
+    },
+    /// No vCPU thread is in the guest, and none enters it.
+    Held,
+    /// Its vCPUs run the guest, whose power button was pressed.
+    PoweringOff {
+        /// The guest has until then.
+        by: Instant,
+    },
+}
+
 /// What follows a stop.
 #[derive(Debug)]
 pub(super) enum Then {
     /// The guest starts again.
-    Restart,
+    Restart(Start),
     /// The process ends.
     End(End),
+}
+
+/// How a guest starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It runs.
+    Free,
+    /// It is held before its first instruction.
+    Held,
 }
 
 /// What happens to a machine.
@@ -57,6 +101,12 @@ pub(super) enum Event {
     Terminate(&'static str),
     /// A vCPU's thread has ended, and how, if not as ordered.
     VcpuEnded(u32, Option<End>),
+    /// Somebody asks for a pause.
+    Pause,
+    /// Somebody asks for its end.
+    Resume,
+    /// A vCPU's thread is out of the guest and does not enter it in the present pause, or is gone as ordered.
+    Holds(u32),
     /// Time has passed.
     Tick,
 }
@@ -68,12 +118,48 @@ pub(super) enum Action {
     Nothing,
     /// Press the guest's power button.
     PressPowerButton,
+    /// Have every vCPU thread hold; who asked is answered when they do.
+    Hold,
+    /// Kick these vCPU threads again.
+    HoldAgain(BTreeSet<u32>),
+    /// It is paused: stop its clock, and say so to who asked.
+    Paused,
+    /// Let the vCPU threads go, and its clock.
+    Release(Release),
+    /// Who asked for a pause is answered when the guest has started again.
+    Wait,
+    /// Say no to who asked.
+    Refuse(No),
     /// Tell every vCPU thread to end.
     StopVcpus,
     /// Make the machine anew.
-    Restart,
+    Restart(Start),
     /// End the process.
     Finish(End),
+}
+
+/// Why vCPU threads are let go.
+#[derive(Debug)]
+pub(super) enum Release {
+    /// Somebody asked for it.
+    Asked,
+    /// A signal with this name: press the guest's power button, to which it could not react otherwise.
+    PowerButton(&'static str),
+    /// These vCPUs did not hold in time.
+    Late(BTreeSet<u32>),
+}
+
+/// Why a pause or its end is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum No {
+    /// It is paused, or about to be.
+    Paused,
+    /// It runs.
+    Runs,
+    /// It was asked to power off, with a deadline that a pause would take from the guest.
+    PoweringOff,
+    /// It is coming to its end.
+    Ending,
 }
 
 /// What does not change over a machine's life.
@@ -90,20 +176,20 @@ pub(super) struct Policy {
 impl Phase {
     /// A machine that has just been started.
     pub(super) fn started() -> Self {
-        Self::Running { power_off_by: None }
+        Self::Running(Course::Free)
     }
 
-    /// Whether its vCPUs run.
+    /// Whether it has not come to its end; it may be paused.
     pub(super) fn is_running(&self) -> bool {
-        matches!(self, Self::Running { .. })
+        matches!(self, Self::Running(_))
     }
 
     /// When [`Event::Tick`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Running { power_off_by } => *power_off_by,
-            Self::Stopping { by, .. } => Some(*by),
-            Self::Ended => None,
+            Self::Running(Course::Holding { by, again, .. }) => Some(*again.min(by)),
+            Self::Running(Course::PoweringOff { by }) | Self::Stopping { by, .. } => Some(*by),
+            Self::Running(Course::Free | Course::Held) | Self::Ended => None,
         }
     }
 
@@ -111,19 +197,17 @@ impl Phase {
     #[must_use]
     pub(super) fn next(self, event: Event, now: Instant, policy: &Policy) -> (Self, Action) {
         match self {
-            Self::Running { power_off_by } => running(power_off_by, event, now, policy),
+            Self::Running(course) => running(course, event, now, policy),
             Self::Stopping { then, left, by } => stopping(then, left, by, event, now),
-            Self::Ended => (Self::Ended, Action::Nothing),
+            Self::Ended => match event {
+                Event::Pause | Event::Resume => (Self::Ended, Action::Refuse(No::Ending)),
+                _ => (Self::Ended, Action::Nothing),
+            },
         }
     }
 }
 
-fn running(
-    power_off_by: Option<Instant>,
-    event: Event,
-    now: Instant,
-    policy: &Policy,
-) -> (Phase, Action) {
+fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phase, Action) {
     let stop = |then, ended: Option<u32>| {
         let mut left = policy.vcpus.clone();
         left.retain(|id| Some(*id) != ended);
@@ -139,38 +223,116 @@ fn running(
             Action::StopVcpus,
         )
     };
-    let stay = || (Phase::Running { power_off_by }, Action::Nothing);
-    match (event, power_off_by) {
-        (Event::Off, _) => stop(Then::End(End::PoweredOff), None),
-        // A guest whose button was pressed and that resets instead would start all over again.
-        (Event::Reset, None) if policy.on_reset == OnReset::Restart => stop(Then::Restart, None),
-        (Event::Reset, _) => stop(Then::End(End::Reset), None),
-        (Event::VcpuEnded(id, Some(end)), _) => stop(Then::End(end), Some(id)),
+    match event {
+        Event::Off => stop(Then::End(End::PoweredOff), None),
+        Event::Reset => stop(after_reset(&course, policy), None),
+        Event::VcpuEnded(id, Some(end)) => stop(Then::End(end), Some(id)),
         // Nobody told it to: our own mistake, and not one to hide.
-        (Event::VcpuEnded(id, None), _) => {
+        Event::VcpuEnded(id, None) => {
             let found = "it ended without an order";
             let error = Error::bug(format!("vcpu-{id}"), found);
             stop(Then::End(End::Failed(error)), Some(id))
         }
-        (Event::Terminate(_), None) => {
+        Event::Terminate(signal) => {
             let by = now + policy.shutdown_timeout;
-            (
-                Phase::Running {
-                    power_off_by: Some(by),
-                },
-                Action::PressPowerButton,
-            )
+            let action = match course {
+                Course::Free => Action::PressPowerButton,
+                Course::Holding { .. } | Course::Held => {
+                    Action::Release(Release::PowerButton(signal))
+                }
+                Course::PoweringOff { .. } => {
+                    let why = format!("a second {signal}");
+                    return stop(Then::End(End::Abandoned(why)), None);
+                }
+            };
+            (Phase::Running(Course::PoweringOff { by }), action)
         }
-        (Event::Terminate(signal), Some(_)) => stop(
-            Then::End(End::Abandoned(format!("a second {signal}"))),
-            None,
+        Event::Tick => match course {
+            Course::PoweringOff { by } if now >= by => {
+                let limit = policy.shutdown_timeout.as_secs_f32();
+                let why = format!("it did not react to its power button within {limit} s");
+                stop(Then::End(End::Abandoned(why)), None)
+            }
+            course => wait_for_hold(course, now),
+        },
+        Event::Pause => pause(course, now, policy),
+        Event::Resume => resume(course),
+        Event::Holds(id) => holds(course, id),
+    }
+}
+
+fn after_reset(course: &Course, policy: &Policy) -> Then {
+    match course {
+        _ if policy.on_reset != OnReset::Restart => Then::End(End::Reset),
+        // A guest whose button was pressed and that resets instead would start all over again.
+        Course::PoweringOff { .. } => Then::End(End::Reset),
+        Course::Free => Then::Restart(Start::Free),
+        // Who asked for a pause wants a guest that stands still, whichever.
+        Course::Holding { .. } | Course::Held => Then::Restart(Start::Held),
+    }
+}
+
+fn pause(course: Course, now: Instant, policy: &Policy) -> (Phase, Action) {
+    let no = match course {
+        Course::Free => {
+            let holding = Course::Holding {
+                left: policy.vcpus.clone(),
+                by: now + HOLD_TIMEOUT,
+                again: now + REKICK,
+            };
+            return (Phase::Running(holding), Action::Hold);
+        }
+        Course::Holding { .. } | Course::Held => No::Paused,
+        Course::PoweringOff { .. } => No::PoweringOff,
+    };
+    (Phase::Running(course), Action::Refuse(no))
+}
+
+fn resume(course: Course) -> (Phase, Action) {
+    match course {
+        Course::Holding { .. } | Course::Held => (
+            Phase::Running(Course::Free),
+            Action::Release(Release::Asked),
         ),
-        (Event::Tick, Some(by)) if now >= by => {
-            let limit = policy.shutdown_timeout.as_secs_f32();
-            let why = format!("it did not react to its power button within {limit} s");
-            stop(Then::End(End::Abandoned(why)), None)
+        Course::Free | Course::PoweringOff { .. } => {
+            (Phase::Running(course), Action::Refuse(No::Runs))
         }
-        (Event::Tick, _) => stay(),
+    }
+}
+
+/// A vCPU's thread holds.
+fn holds(course: Course, id: u32) -> (Phase, Action) {
+    match course {
+        Course::Holding {
+            mut left,
+            by,
+            again,
+        } => {
+            left.remove(&id);
+            if left.is_empty() {
+                return (Phase::Running(Course::Held), Action::Paused);
+            }
+            let holding = Course::Holding { left, by, again };
+            (Phase::Running(holding), Action::Nothing)
+        }
+        // One that was started meanwhile, or one of a pause that is over.
+        course => (Phase::Running(course), Action::Nothing),
+    }
+}
+
+/// Time has passed for those that are to hold.
+fn wait_for_hold(course: Course, now: Instant) -> (Phase, Action) {
+    match course {
+        Course::Holding { left, by, .. } if now >= by => (
+            Phase::Running(Course::Free),
+            Action::Release(Release::Late(left)),
+        ),
+        Course::Holding { left, by, again } if now >= again => {
+            let action = Action::HoldAgain(left.clone());
+            let again = now + REKICK;
+            (Phase::Running(Course::Holding { left, by, again }), action)
+        }
+        course => (Phase::Running(course), Action::Nothing),
     }
 }
 
@@ -186,7 +348,7 @@ fn stopping(
             left.remove(&id);
             // What made the machine stop is the reason; a fault only counts against a restart.
             let then = match (then, end) {
-                (Then::Restart, Some(end)) => Then::End(end),
+                (Then::Restart(_), Some(end)) => Then::End(end),
                 (then, _) => then,
             };
             if left.is_empty() {
@@ -202,7 +364,7 @@ fn stopping(
             finish(Then::End(End::Failed(error)))
         }
         // The guest has come to rest by its own reset: there is nobody left to press a button for.
-        Event::Terminate(_) if matches!(then, Then::Restart) => (
+        Event::Terminate(_) if matches!(then, Then::Restart(_)) => (
             Phase::Stopping {
                 then: Then::End(End::Reset),
                 left,
@@ -210,15 +372,41 @@ fn stopping(
             },
             Action::Nothing,
         ),
-        Event::Off | Event::Reset | Event::Terminate(_) | Event::Tick => {
+        Event::Pause | Event::Resume => {
+            let (then, action) = pause_of_the_next(then, &event);
+            (Phase::Stopping { then, left, by }, action)
+        }
+        // A thread that held ends all the same.
+        Event::Off | Event::Reset | Event::Terminate(_) | Event::Holds(_) | Event::Tick => {
             (Phase::Stopping { then, left, by }, Action::Nothing)
         }
     }
 }
 
+/// A pause or its end is asked for while there is no guest: it is about the one that comes, if one does.
+fn pause_of_the_next(then: Then, event: &Event) -> (Then, Action) {
+    match (then, event) {
+        (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
+        (Then::Restart(Start::Free), Event::Pause) => (Then::Restart(Start::Held), Action::Wait),
+        (Then::Restart(Start::Held), Event::Pause) => {
+            (Then::Restart(Start::Held), Action::Refuse(No::Paused))
+        }
+        (Then::Restart(Start::Held), _) => {
+            (Then::Restart(Start::Free), Action::Release(Release::Asked))
+        }
+        (Then::Restart(Start::Free), _) => (Then::Restart(Start::Free), Action::Refuse(No::Runs)),
+    }
+}
+
 fn finish(then: Then) -> (Phase, Action) {
     match then {
-        Then::Restart => (Phase::started(), Action::Restart),
+        Then::Restart(start) => {
+            let course = match start {
+                Start::Free => Course::Free,
+                Start::Held => Course::Held,
+            };
+            (Phase::Running(course), Action::Restart(start))
+        }
         Then::End(end) => (Phase::Ended, Action::Finish(end)),
     }
 }

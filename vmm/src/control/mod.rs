@@ -6,6 +6,7 @@ mod console;
 mod driver;
 mod hotplug;
 mod lifecycle;
+mod pause;
 mod queue;
 mod signals;
 mod terminal;

@@ -25,6 +25,8 @@ pub(super) enum Event {
     Power(PowerRequest),
     /// The thread of a vCPU of this machine has ended.
     VcpuEnded(VcpuRef, Exit),
+    /// The thread of a vCPU of this machine holds, for the pause with this number.
+    Held(VcpuRef, u64),
     /// The serial port has output where it had none.
     OutputReady,
     /// The guest has read all of its input.
@@ -190,6 +192,10 @@ impl Reports for Post {
 
     fn parked(&self, vcpu: VcpuRef, run: u64) {
         self.event(Event::Hotplug(Message::Parked(vcpu.id, run)));
+    }
+
+    fn held(&self, vcpu: VcpuRef, pause: u64) {
+        self.event(Event::Held(vcpu, pause));
     }
 
     fn ended(&self, vcpu: VcpuRef, exit: Exit) {

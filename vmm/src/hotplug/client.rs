@@ -42,6 +42,12 @@ pub enum Refused {
     /// The machine is paused, which this asks for or cannot be with.
     #[error("{0}")]
     Paused(Problem),
+    /// The machine runs, and it is a paused one that this is for.
+    #[error("{0}")]
+    Running(Problem),
+    /// Our own machinery or the host failed.
+    #[error("{0}")]
+    Failed(Problem),
     /// The machine has come to its end.
     #[error("the machine has ended")]
     Gone,
@@ -50,6 +56,17 @@ pub enum Refused {
 /// What the control thread is asked.
 #[derive(Debug)]
 pub enum Call {
+    /// Something about the vCPUs.
+    Vcpus(VcpuCall),
+    /// To hold the machine.
+    Pause(oneshot::Sender<Result<(), Refused>>),
+    /// To let it go on.
+    Resume(oneshot::Sender<Result<(), Refused>>),
+}
+
+/// What the control thread is asked about the vCPUs.
+#[derive(Debug)]
+pub enum VcpuCall {
     /// For a change.
     Change(Request, oneshot::Sender<Result<OperationId, Refused>>),
     /// To take an operation back.
@@ -95,7 +112,8 @@ impl Client {
     /// [`Refused`]; nothing was changed.
     pub async fn change(&self, request: Request) -> Result<OperationId, Refused> {
         let (reply, answer) = oneshot::channel();
-        self.calls.call(Call::Change(request, reply));
+        self.calls
+            .call(Call::Vcpus(VcpuCall::Change(request, reply)));
         answer.await.unwrap_or(Err(Refused::Gone))
     }
 
@@ -105,7 +123,29 @@ impl Client {
     /// [`Refused`]; nothing was changed.
     pub async fn cancel(&self, operation: OperationId) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
-        self.calls.call(Call::Cancel(operation, reply));
+        self.calls
+            .call(Call::Vcpus(VcpuCall::Cancel(operation, reply)));
+        answer.await.unwrap_or(Err(Refused::Gone))
+    }
+
+    /// Has the machine stand still. The answer comes when every vCPU thread is out of the guest; who does not
+    /// wait for it has paused the machine all the same.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed, or the machine runs again.
+    pub async fn pause(&self) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.call(Call::Pause(reply));
+        answer.await.unwrap_or(Err(Refused::Gone))
+    }
+
+    /// Lets a paused machine go on, or one that is about to be paused.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub async fn resume(&self) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.call(Call::Resume(reply));
         answer.await.unwrap_or(Err(Refused::Gone))
     }
 }

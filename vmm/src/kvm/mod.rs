@@ -9,7 +9,8 @@ use hotvisor_devices::ioapic::{Message, MessageSink, PINS};
 use hotvisor_devices::ratelimit::RateLimit;
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_msi,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data,
+    kvm_enable_cap, kvm_msi,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::Ram;
@@ -96,6 +97,10 @@ pub fn supported_cpuid(kvm: &Kvm) -> Result<CpuId> {
         .map_err(|e| Error::kvm("supported CPUID", e))
 }
 
+/// What kvm-clock says, in nanoseconds since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockReading(u64);
+
 /// A KVM VM and the memory that it maps. Everything that keeps the VM alive in the kernel (a vCPU's
 /// descriptor among it) holds one of these, so that the memory outlives all of them.
 pub struct Vm {
@@ -135,6 +140,33 @@ impl Vm {
     #[must_use]
     pub fn fd(&self) -> &VmFd {
         &self.fd
+    }
+
+    /// What kvm-clock says to the guest.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where this KVM has no such clock.
+    pub fn clock(&self) -> Result<ClockReading> {
+        let data = self
+            .fd
+            .get_clock()
+            .map_err(|e| Error::kvm("get clock", e))?;
+        Ok(ClockReading(data.clock))
+    }
+
+    /// Has kvm-clock go on from `reading`. No vCPU is in the guest.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where this KVM has no such clock.
+    pub fn set_clock(&self, reading: ClockReading) -> Result<()> {
+        // Without flags: with them it would go on as if it had never been stopped.
+        let data = kvm_clock_data {
+            clock: reading.0,
+            ..kvm_clock_data::default()
+        };
+        self.fd
+            .set_clock(&data)
+            .map_err(|e| Error::kvm("set clock", e))
     }
 
     /// The guest's memory.

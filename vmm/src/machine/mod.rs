@@ -5,6 +5,7 @@
 
 mod devices;
 mod hotplug;
+mod pause;
 mod vcpus;
 
 use crate::acpi::{self, needs_x2apic};
@@ -14,7 +15,7 @@ use crate::boot::BootFiles;
 use crate::config::VmConfig;
 use crate::error::{Error, Result};
 use crate::kvm::memory::Ram;
-use crate::kvm::{self, Vm};
+use crate::kvm::{self, ClockReading, Vm};
 use crate::vcpu::Reports;
 use devices::Devices;
 use hotplug::HotplugRegisters;
@@ -40,6 +41,9 @@ pub struct Machine {
     // Threads first: they use all the rest.
     vcpus: Vcpus,
     devices: Devices,
+    vm: Arc<Vm>,
+    /// What the guest's clock said when it was stopped.
+    stopped_at: Option<ClockReading>,
     /// The vCPUs that it starts with, each with the number of its run.
     first: BTreeMap<u32, u64>,
 }
@@ -72,7 +76,7 @@ impl Machine {
         let entry = files.load(vm.memory(), config, &tables)?;
         let devices = Devices::new(&vm, config, &present, posts.post.clone(), posts.output)?;
         let model = Model {
-            vm,
+            vm: vm.clone(),
             bus: devices.bus.clone(),
             reports: Arc::new(posts.post),
             leaves,
@@ -92,6 +96,8 @@ impl Machine {
         Ok(Self {
             vcpus,
             devices,
+            vm,
+            stopped_at: None,
             first,
         })
     }

@@ -11,6 +11,7 @@ use crate::kvm::Vm;
 use crate::vcpu::{Handle, PATIENCE, Reports, Spec, VcpuRef};
 use kvm_bindings::CpuId;
 use kvm_ioctls::VcpuFd;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 use vm_device::device_manager::IoManager;
@@ -65,6 +66,15 @@ enum Body {
     },
 }
 
+impl Body {
+    fn handle(&self) -> Option<&Handle> {
+        match self {
+            Self::Thread(handle) | Self::Ending { handle, .. } => Some(handle),
+            Self::Nothing | Self::Idle(..) => None,
+        }
+    }
+}
+
 /// The state of a vCPU that no thread runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -82,6 +92,8 @@ pub(super) struct Vcpus {
     bodies: Vec<Body>,
     /// The run that each was last told of.
     runs: Vec<u64>,
+    /// The number of the pause, if there is one.
+    pause: Option<u64>,
     model: Model,
 }
 
@@ -90,6 +102,7 @@ impl Vcpus {
         Self {
             bodies: (0..max).map(|_| Body::Nothing).collect(),
             runs: vec![0; max as usize],
+            pause: None,
             model,
         }
     }
@@ -138,6 +151,7 @@ impl Vcpus {
             vcpu: self.model.vcpu(id),
             fd,
             fresh: state == State::New,
+            pause: self.pause,
             vm: self.model.vm.clone(),
             bus: self.model.bus.clone(),
             reports: self.model.reports.clone(),
@@ -243,11 +257,30 @@ impl Vcpus {
         self.handles().for_each(Handle::end);
     }
 
+    /// Has every thread stay out of the guest for the pause with this number, those included that are yet to be
+    /// made.
+    pub(super) fn hold(&mut self, pause: u64) {
+        self.pause = Some(pause);
+        self.handles().for_each(|handle| handle.hold(pause));
+    }
+
+    /// Kicks the threads of these vCPUs.
+    pub(super) fn kick(&self, ids: &BTreeSet<u32>) {
+        for id in ids {
+            if let Some(handle) = self.bodies.get(*id as usize).and_then(Body::handle) {
+                handle.kick();
+            }
+        }
+    }
+
+    /// Lets every thread go on.
+    pub(super) fn release(&mut self) {
+        self.pause = None;
+        self.handles().for_each(Handle::release);
+    }
+
     fn handles(&self) -> impl Iterator<Item = &Handle> {
-        self.bodies.iter().filter_map(|body| match body {
-            Body::Thread(handle) | Body::Ending { handle, .. } => Some(handle),
-            Body::Nothing | Body::Idle(..) => None,
-        })
+        self.bodies.iter().filter_map(Body::handle)
     }
 }
 

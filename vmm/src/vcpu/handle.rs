@@ -29,9 +29,18 @@ pub(super) enum Order {
     End,
 }
 
+/// What a thread was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// What it is to do.
+    pub(super) order: Order,
+    /// The number of the pause, if there is one: whatever the order is, the thread stays out of the guest.
+    pub(super) pause: Option<u64>,
+}
+
 /// What a thread was told, and whether it still listens.
 struct Standing {
-    order: Order,
+    told: Told,
     tid: Option<i32>,
     ended: bool,
 }
@@ -43,9 +52,12 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    fn new() -> Self {
+    fn new(pause: Option<u64>) -> Self {
         let standing = Standing {
-            order: Order::Park(0),
+            told: Told {
+                order: Order::Park(0),
+                pause,
+            },
             tid: None,
             ended: false,
         };
@@ -62,20 +74,25 @@ impl Orders {
     fn give(&self, order: Order) {
         let mut standing = self.lock();
         // An end is final.
-        if standing.order != Order::End {
-            standing.order = order;
+        if standing.told.order != Order::End {
+            standing.told.order = order;
         }
         self.changed.notify_all();
     }
 
-    /// The order in force.
-    pub(super) fn current(&self) -> Order {
-        self.lock().order
+    fn set_pause(&self, pause: Option<u64>) {
+        self.lock().told.pause = pause;
+        self.changed.notify_all();
     }
 
-    /// Waits until the order is another one than `order`, at most `limit`; returns the one in force.
-    pub(super) fn wait_while(&self, order: Order, limit: Option<Duration>) -> Order {
-        let same = |standing: &mut Standing| standing.order == order;
+    /// What is in force.
+    pub(super) fn current(&self) -> Told {
+        self.lock().told
+    }
+
+    /// Waits until what is in force is something else than `told`, at most `limit`; returns it.
+    pub(super) fn wait_while(&self, told: Told, limit: Option<Duration>) -> Told {
+        let same = |standing: &mut Standing| standing.told == told;
         let guard = self.lock();
         let after = match limit {
             None => self
@@ -87,7 +104,7 @@ impl Orders {
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
         };
-        after.order
+        after.told
     }
 
     /// Says which thread follows the orders.
@@ -119,6 +136,8 @@ pub struct Spec {
     /// Whether the vCPU is in the state in which it is to start; otherwise it is put into that of a new one
     /// first, as it is before each later run.
     pub fresh: bool,
+    /// The number of the pause, if it is made in one.
+    pub pause: Option<u64>,
     /// The VM, kept alive as long as the thread.
     pub vm: Arc<Vm>,
     /// The devices.
@@ -145,7 +164,7 @@ impl Handle {
         if let Err(error) = kick::install() {
             return Err((error, spec.fd));
         }
-        let orders = Arc::new(Orders::new());
+        let orders = Arc::new(Orders::new(spec.pause));
         let own_orders = orders.clone();
         // A thread that cannot be made drops what it was to be made from, so it gets that later.
         let (give, take) = sync_channel(1);
@@ -182,6 +201,18 @@ impl Handle {
         self.running = false;
         self.orders.give(Order::Park(run));
         self.kick();
+    }
+
+    /// Has it stay out of the guest, whatever its orders are, for the pause with this number; it reports
+    /// [`Reports::held`]. Its orders are obeyed all the same.
+    pub fn hold(&self, pause: u64) {
+        self.orders.set_pause(Some(pause));
+        self.kick();
+    }
+
+    /// Lets it go on with its run where it was held.
+    pub fn release(&self) {
+        self.orders.set_pause(None);
     }
 
     /// The thread's name.
@@ -225,7 +256,8 @@ impl Handle {
         thread.join().unwrap_or_default()
     }
 
-    fn kick(&self) {
+    /// Kicks it.
+    pub fn kick(&self) {
         if let Some(thread) = &self.thread {
             kick::kick(thread);
         }

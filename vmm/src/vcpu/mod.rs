@@ -89,6 +89,10 @@ pub trait Reports: Send + Sync {
     /// The thread has left the guest for good; its vCPU is as it was left.
     fn parked(&self, vcpu: VcpuRef, run: u64);
 
+    /// The thread is out of the guest, and stays so as long as the pause with this number lasts. Any access of
+    /// the guest's that it served before that is complete. A pause may be reported more than once.
+    fn held(&self, vcpu: VcpuRef, pause: u64);
+
     /// The thread has ended: it touches nothing any more, and joining it returns at once.
     fn ended(&self, vcpu: VcpuRef, exit: Exit);
 }

@@ -1,6 +1,6 @@
 //! The thread's side: one function per state, each returning the next.
 
-use super::handle::{Order, Orders, Spec};
+use super::handle::{Order, Orders, Spec, Told};
 use super::kick::{self, Armed};
 use super::{Exit, Fault, Registers, Reports, VcpuRef, exits};
 use crate::arch::regs;
@@ -14,6 +14,9 @@ use vm_device::device_manager::IoManager;
 /// How long a vCPU that waits for INIT and is woken for nothing stays away from `KVM_RUN`: another vCPU's
 /// paravirtual kick makes that return at once, again and again.
 const BACK_OFF: Duration = Duration::from_millis(10);
+
+/// The vCPU that needs neither INIT nor SIPI.
+const BOOT_CPU: u32 = 0;
 
 /// How long after INIT SIPI is first looked for; doubled each time.
 const SIPI_PAUSE: Duration = Duration::from_micros(50);
@@ -56,6 +59,7 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
         vm,
         bus,
         reports,
+        pause: _,
     } = spec;
     orders.set_tid(nix::unistd::gettid().as_raw());
     let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -88,7 +92,7 @@ impl Vcpu {
             state = match state {
                 State::Parked(run) => self.parked(run),
                 State::Running(run) => self.running(run),
-                State::Failed(run) => self.orders.wait_while(Order::Run(run), None).into(),
+                State::Failed(run) => self.outside(|told| told.order == Order::Run(run)).into(),
                 State::Ended(exit) => return exit,
             };
         }
@@ -99,7 +103,42 @@ impl Vcpu {
         if run != 0 {
             self.reports.parked(self.me, run);
         }
-        self.orders.wait_while(Order::Park(run), None).into()
+        self.outside(|told| told.order == Order::Park(run)).into()
+    }
+
+    /// Stays outside of the guest while `stays` says so, and reports each pause that comes meanwhile. Returns the
+    /// order that is in force then.
+    fn outside(&self, mut stays: impl FnMut(Told) -> bool) -> Order {
+        let mut told = self.orders.current();
+        while stays(told) {
+            if let Some(pause) = told.pause {
+                self.reports.held(self.me, pause);
+            }
+            told = self.orders.wait_while(told, None);
+        }
+        told.order
+    }
+
+    /// Waits out a pause, if there is one; returns another order than to go on with this run.
+    ///
+    /// Nothing of the vCPU is touched but the flag by which its guest learns of the pause. Called only where no
+    /// access of the guest's is under way: while the vCPU waits to be started, and after a `KVM_RUN` that a kick
+    /// has made return. That one completes an access first; one of several parts, it ends with the next part
+    /// instead of by the kick.
+    fn other_order(&self, run: u64) -> Option<Order> {
+        let same = Order::Run(run);
+        let mut held = false;
+        let order = self.outside(|told| {
+            let stays = told.order == same && told.pause.is_some();
+            held |= stays;
+            stays
+        });
+        if held && order == same {
+            // So that its watchdogs do not take the pause for a hang. A guest without kvm-clock, or a KVM without
+            // it, knows no such flag.
+            let _ = self.fd.kvmclock_ctrl();
+        }
+        (order != same).then_some(order)
     }
 
     fn running(&mut self, run: u64) -> State {
@@ -112,52 +151,68 @@ impl Vcpu {
         self.fresh = false;
         let mut started = false;
         self.reports.ready(self.me, run);
+        // In a pause it does not enter the guest at all.
+        if let Some(order) = self.other_order(run) {
+            return order.into();
+        }
         loop {
-            match exits::serve(&mut self.fd, &self.bus) {
-                Ok(Ok(())) => {}
+            let woken = match exits::serve(&mut self.fd, &self.bus) {
+                Ok(Ok(())) => continue,
                 Ok(Err(fault)) => return State::Ended(Exit::Fault(fault)),
+                // A kick, for another order or a pause.
                 Err(libc::EINTR) => {
                     self.fd.acknowledge();
-                    match self.orders.current() {
-                        Order::Run(same) if same == run => {}
-                        order => return order.into(),
+                    if let Some(order) = self.other_order(run) {
+                        return order.into();
                     }
+                    false
                 }
                 // INIT and SIPI came, or something woke a CPU that waits for them.
-                Err(libc::EAGAIN) => {
-                    if self.is_started(run) && !started {
-                        started = true;
-                        self.reports.started(self.me, run);
-                    }
-                }
+                Err(libc::EAGAIN) => true,
                 Err(errno) => {
                     let registers = Registers::read(&self.fd);
                     return State::Ended(Exit::Fault(Fault::Run { errno, registers }));
                 }
+            };
+            // Also after a kick: where INIT comes together with one, it is the kick that `KVM_RUN` speaks of.
+            if !started && self.me.id != BOOT_CPU && self.is_started(run) {
+                started = true;
+                self.reports.started(self.me, run);
+            } else if woken {
+                self.stay_away(run, BACK_OFF);
             }
         }
     }
 
-    /// Whether both INIT and SIPI have come, or another order first.
+    /// Stays away from `KVM_RUN` for a while, if nothing comes that this run is to heed.
+    fn stay_away(&self, run: u64, limit: Duration) {
+        let going_on = Told {
+            order: Order::Run(run),
+            pause: None,
+        };
+        self.orders.wait_while(going_on, Some(limit));
+    }
+
+    /// Whether both INIT and SIPI have come; waits for SIPI, as long as there is no other order.
     ///
     /// `KVM_RUN` comes back once after INIT, and not again after SIPI. So that the start can be told from an
-    /// INIT alone, the vCPU stays out of it until SIPI is there, which guests send within microseconds; KVM
-    /// keeps it, and asking for the state takes it up.
+    /// INIT alone, the vCPU stays out of it until SIPI is there, which guests send within microseconds, if no
+    /// pause comes in between; KVM keeps it, and asking for the state takes it up.
     fn is_started(&self, run: u64) -> bool {
-        let mut pause = SIPI_PAUSE;
+        let mut limit = SIPI_PAUSE;
         loop {
-            let limit = match self.fd.get_mp_state().map(|state| state.mp_state) {
-                Ok(KVM_MP_STATE_UNINITIALIZED) => BACK_OFF,
-                Ok(KVM_MP_STATE_INIT_RECEIVED) => pause,
-                Ok(_) => return true,
+            match self.fd.get_mp_state().map(|state| state.mp_state) {
+                Ok(KVM_MP_STATE_INIT_RECEIVED) => {}
                 // No proof of anything.
-                Err(_) => BACK_OFF,
-            };
-            let order = self.orders.wait_while(Order::Run(run), Some(limit));
-            if limit == BACK_OFF || order != Order::Run(run) {
+                Ok(KVM_MP_STATE_UNINITIALIZED) | Err(_) => return false,
+                Ok(_) => return true,
+            }
+            self.stay_away(run, limit);
+            // The kick that came with another order makes the next `KVM_RUN` return.
+            if self.other_order(run).is_some() {
                 return false;
             }
-            pause = (pause * 2).min(BACK_OFF / 2);
+            limit = (limit * 2).min(BACK_OFF / 2);
         }
     }
 }

@@ -1,3 +1,5 @@
+mod pause;
+
 use super::*;
 use crate::vcpu::{Fault, Registers, VcpuRef};
 
@@ -53,6 +55,23 @@ impl Play {
             .unwrap()
     }
 
+    /// Pauses it; of `vcpus` vCPUs, these hold.
+    fn pause(&mut self, holding: u32) -> Action {
+        assert!(matches!(self.event(Event::Pause), Action::Hold));
+        (0..holding)
+            .map(|id| self.event(Event::Holds(id)))
+            .last()
+            .unwrap_or(Action::Nothing)
+    }
+
+    fn is_free(&self) -> bool {
+        matches!(self.phase, Some(Phase::Running(Course::Free)))
+    }
+
+    fn is_held(&self) -> bool {
+        matches!(self.phase, Some(Phase::Running(Course::Held)))
+    }
+
     fn pass_deadline(&mut self) {
         self.now = self.phase.as_ref().unwrap().deadline().unwrap();
     }
@@ -78,11 +97,8 @@ fn power_off_ends_with_success_when_the_last_vcpu_has_ended() {
 fn a_reset_restarts_or_ends_as_configured() {
     let mut play = Play::new(policy(2, OnReset::Restart));
     assert!(matches!(play.event(Event::Reset), Action::StopVcpus));
-    assert!(matches!(play.vcpus_end(2), Action::Restart));
-    assert!(matches!(
-        play.phase,
-        Some(Phase::Running { power_off_by: None })
-    ));
+    assert!(matches!(play.vcpus_end(2), Action::Restart(Start::Free)));
+    assert!(play.is_free());
 
     let mut play = Play::new(policy(2, OnReset::Exit));
     let _ = play.event(Event::Reset);
