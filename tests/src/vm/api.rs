@@ -15,6 +15,12 @@ use super::{SOON, Vm};
 /// Where the vCPUs are.
 pub const VCPUS: &str = "/api/v1/vcpus";
 
+/// What makes the machine stand still.
+pub const PAUSE: &str = "/api/v1/vm.pause";
+
+/// What makes it go on.
+pub const RESUME: &str = "/api/v1/vm.resume";
+
 /// All vCPUs, as the API shows them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Vcpus {
@@ -205,6 +211,39 @@ impl<'a> Api<'a> {
     /// As [`Api::get`].
     pub fn put(&self, path: &str, body: &Value) -> Result<Answer> {
         self.request("PUT", path, Some(body), Duration::ZERO)
+    }
+
+    /// Asks for what needs no body.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub fn act(&self, path: &str) -> Result<Answer> {
+        self.request("PUT", path, None, Duration::ZERO)
+    }
+
+    /// Has the machine stand still.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn pause(&self) -> Result<()> {
+        self.done(PAUSE)
+    }
+
+    /// Has it go on.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn resume(&self) -> Result<()> {
+        self.done(RESUME)
+    }
+
+    fn done(&self, path: &str) -> Result<()> {
+        match self.act(path)? {
+            Answer { status: 204, .. } => Ok(()),
+            Answer { status, body } => {
+                Err(self.vm.evidence(format!("{path} gave {status}: {body}")))
+            }
+        }
     }
 
     /// Takes something away.

@@ -9,6 +9,7 @@ mod end;
 mod guest;
 mod hotplug;
 mod machine;
+mod pause;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             cpus::tests(),
             end::tests(),
             hotplug::tests(),
+            pause::tests(),
         ]
         .concat(),
     })

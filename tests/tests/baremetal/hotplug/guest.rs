@@ -12,24 +12,24 @@ const FLAGS: u32 = 0xfeb0_1004;
 const COMMAND: u32 = 0xfeb0_1005;
 const DATA: u32 = 0xfeb0_1008;
 
-pub(super) const ENABLED: u8 = 1 << 0;
-pub(super) const INSERT: u8 = 1 << 1;
-pub(super) const REMOVE: u8 = 1 << 2;
-pub(super) const EJECT: u8 = 1 << 3;
+pub(crate) const ENABLED: u8 = 1 << 0;
+pub(crate) const INSERT: u8 = 1 << 1;
+pub(crate) const REMOVE: u8 = 1 << 2;
+pub(crate) const EJECT: u8 = 1 << 3;
 
 /// Seconds that an operation has to end which nothing keeps from ending.
 const WAIT: u32 = 20;
 
 /// `_OST` of an ejection that has begun.
-pub(super) const BEGUN: (u32, u32) = (3, 0x84);
+pub(crate) const BEGUN: (u32, u32) = (3, 0x84);
 
 /// A machine with an API.
-pub(super) fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
+pub(crate) fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
     Machine::new(context, boot, max)
 }
 
 /// What this suite does with a guest.
-pub(super) trait Hotplug {
+pub(crate) trait Hotplug {
     fn flags(&self, cpu: u32) -> Result<u8>;
     fn write_flags(&self, cpu: u32, value: u8) -> Result<()>;
     fn scan(&self) -> Result<Vec<(u32, u8)>>;

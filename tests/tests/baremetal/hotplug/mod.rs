@@ -1,7 +1,7 @@
 //! CPU hotplug: registers, threads and the API, with a guest that does exactly what the test says.
 
 mod ends;
-mod guest;
+pub(crate) mod guest;
 mod hostile;
 mod requests;
 
