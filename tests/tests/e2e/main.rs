@@ -5,6 +5,7 @@ mod boot;
 mod cpus;
 mod end;
 mod hotplug;
+mod pause;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,13 @@ fn main() -> ExitCode {
         requirement: Requirement::LongMode,
         packages: &[],
         files: || Ok(Vec::new()),
-        tests: [boot::tests(), cpus::tests(), end::tests(), hotplug::tests()].concat(),
+        tests: [
+            boot::tests(),
+            cpus::tests(),
+            end::tests(),
+            hotplug::tests(),
+            pause::tests(),
+        ]
+        .concat(),
     })
 }
