@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// A socket file of ours. Dropping it removes the file, unless somebody has put another in its place.
+/// A socket file of ours. Dropping it removes the file, unless somebody has put another in its place. To be
+/// dropped before the listener is: a socket that nobody listens on any more may be replaced, by one that may get
+/// the same inode.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,

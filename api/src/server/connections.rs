@@ -13,6 +13,7 @@
 
 use crate::route::trouble::{Trouble, problem};
 use axum::Router;
+use hotvisor_vmm::socket::SocketFile;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -78,9 +79,9 @@ impl Drop for Work {
     }
 }
 
-/// Accepts connections and serves them until `stop` is set or dropped.
+/// Accepts connections and serves them until `stop` is set or dropped; then the socket's file goes first.
 pub(super) async fn serve(
-    listener: UnixListener,
+    (file, listener): (SocketFile, UnixListener),
     router: Router,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
@@ -119,6 +120,7 @@ pub(super) async fn serve(
             },
         }
     }
+    drop(file);
     drop(listener);
     let rest = async { while tasks.join_next().await.is_some() {} };
     if timeout(limits.grace, rest).await.is_err() {

@@ -40,15 +40,16 @@ impl Server {
     /// [`Error::Input`] for a path that cannot be used; nothing is left behind.
     pub(crate) fn bind(path: &Path) -> Result<Bound> {
         let (listener, file) = socket::bind_at("--api-socket ", path)?;
-        Ok(Bound { listener, file })
+        Ok(Bound { file, listener })
     }
 }
 
 /// A socket that nobody serves yet. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    listener: UnixListener,
+    // Removed before the socket is closed.
     file: SocketFile,
+    listener: UnixListener,
 }
 
 impl Bound {
@@ -61,8 +62,9 @@ impl Bound {
     }
 
     fn serve_within(self, client: Client, limits: Limits) -> Result<Running> {
-        let Self { listener, file } = self;
-        let asked = format!("--api-socket {}", file.path().display());
+        let Self { file, listener } = self;
+        let path = file.path().display().to_string();
+        let asked = format!("--api-socket {path}");
         let (runtime, listener) = start(listener).map_err(|e| Error::host(&asked, e, FILES))?;
         let (stop, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel();
@@ -71,19 +73,19 @@ impl Bound {
             // Dropped last: after it, there is nothing left to wait for.
             let _alive: mpsc::Sender<()> = alive;
             let runtime = runtime;
+            let listener = (file, listener);
             LocalSet::new().block_on(&runtime, serve(listener, router, limits, stopped));
         };
         let thread = thread::Builder::new()
             .name("api".into())
             .spawn(body)
             .map_err(|e| Error::host(&asked, e, "raise the limit of threads (`ulimit -u`)"))?;
-        info!("the API is served on {}", file.path().display());
+        info!("the API is served on {path}");
         Ok(Running {
             stop,
             ended,
             thread: Some(thread),
             patience: limits.grace + STOP,
-            _file: file,
         })
     }
 }
@@ -107,8 +109,6 @@ pub(crate) struct Running {
     ended: mpsc::Receiver<()>,
     thread: Option<JoinHandle<()>>,
     patience: Duration,
-    /// Removed after the thread has ended, when nobody can connect any more.
-    _file: SocketFile,
 }
 
 impl Running {

@@ -79,9 +79,9 @@ pub(super) struct Console {
 }
 
 struct Listener {
-    socket: Watched<UnixListener>,
-    /// Removed with the listener.
+    /// Removed before the socket is closed: from then on the name, and the inode, may be somebody else's.
     _file: SocketFile,
+    socket: Watched<UnixListener>,
 }
 
 impl Console {
@@ -117,8 +117,8 @@ impl Console {
             Config::Socket(path) => {
                 let (socket, file) = socket::bind_at("--serial socket=", path)?;
                 console.listener = Some(Listener {
-                    socket: Watched::new(socket, TOKEN_LISTEN),
                     _file: file,
+                    socket: Watched::new(socket, TOKEN_LISTEN),
                 });
             }
             Config::Tty => {
