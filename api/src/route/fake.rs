@@ -119,6 +119,7 @@ impl Fake {
         self.publish(|view| {
             let operation = Arc::make_mut(view.operations.get_mut(&id).unwrap());
             operation.ended = Some(Ended { code, at: moment() });
+            view.ended += 1;
             operation.parts[0].outcome = Some(Outcome {
                 code,
                 ost: Some((3, 130)),
@@ -130,7 +131,12 @@ impl Fake {
     fn publish(&self, change: impl FnOnce(&mut View)) {
         let views = self.views.lock().unwrap();
         if let Some(views) = &*views {
-            views.send_modify(|view| change(Arc::make_mut(view)));
+            // Wakes as rarely as the control thread does.
+            views.send_if_modified(|view| {
+                let earlier = view.clone();
+                change(Arc::make_mut(view));
+                view.is_awaited_after(&earlier)
+            });
         }
     }
 

@@ -93,6 +93,12 @@ impl Slot {
         }
     }
 
+    /// It came into its phase so much earlier.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        self.since -= by;
+    }
+
     /// Begins an attempt in behalf of `operation`.
     pub(super) fn begin(&mut self, operation: OperationId, now: Instant) {
         self.since = now;

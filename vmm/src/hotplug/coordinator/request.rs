@@ -23,7 +23,7 @@ impl Coordinator {
         if self.paused.is_some() {
             return Err(Refused::Paused(Problem {
                 asked: "a change of vCPUs".to_owned(),
-                found: "the machine is paused".to_owned(),
+                found: "the machine is paused, or about to be".to_owned(),
                 remedy: "resume it first".to_owned(),
             }));
         }
@@ -123,8 +123,13 @@ impl Coordinator {
             let phase = slot.phase.name();
             let cancelled = outcome(Code::Cancelled, detail);
             self.operations.conclude(operation, id, phase, cancelled);
-            // It may have been the last one, and have superseded whoever waited for what is under way.
-            if self.operations.open_for(id).next().is_none() {
+            // It may have been the last one, and have superseded whoever waited for what is under way. What the
+            // guest has let go of ends by itself.
+            let ends = matches!(
+                self.slots[id as usize].phase,
+                Phase::Syncing { .. } | Phase::Stopping { .. }
+            );
+            if !ends && self.operations.open_for(id).next().is_none() {
                 self.give_up(id, machine);
             }
             self.forget_target(id);

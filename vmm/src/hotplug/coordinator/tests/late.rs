@@ -78,6 +78,52 @@ fn a_part_that_only_waits_can_be_cancelled() {
     assert_eq!(bench.phase(1), "dormant");
 }
 
+#[test]
+fn only_the_end_of_an_operation_is_awaited() {
+    let mut bench = Bench::new(2);
+    let mut earlier = bench.view();
+    bench.ask(Want::Count(1));
+    let mut is_awaited = |bench: &mut Bench| {
+        let view = bench.view();
+        let awaited = view.is_awaited_after(&earlier);
+        earlier = view;
+        awaited
+    };
+    assert!(!is_awaited(&mut bench));
+    bench.notice(1, What::Read(Ask::Eject));
+    assert!(!is_awaited(&mut bench));
+    bench.notice(1, What::Ejected { requested: true });
+    assert!(!is_awaited(&mut bench));
+    bench.tell(1, Message::Parked);
+    assert!(is_awaited(&mut bench));
+    // One that begins and ends in the same turn.
+    bench.ask(Want::Count(1));
+    assert!(is_awaited(&mut bench));
+    assert!(
+        View {
+            max: 4,
+            ..View::default()
+        }
+        .is_awaited_after(&View::default())
+    );
+}
+
+/// Nothing of it can be undone, and its record is whole.
+#[test]
+fn an_unplug_that_only_the_host_has_to_end_ends_without_anybody_who_waits() {
+    let mut bench = Bench::new(2);
+    bench.ask(Want::Count(1));
+    bench.notice(1, What::Read(Ask::Eject));
+    bench.notice(1, What::Ejected { requested: true });
+    let back = bench.ask(Want::Count(2));
+    bench.coordinator.cancel(back, &mut bench.machine).unwrap();
+    bench.tell(1, Message::Parked);
+    assert_eq!(bench.phase(1), "dormant");
+    let timeline = bench.view().vcpus[1].last_unplug.clone().unwrap();
+    let last = timeline.phases.last().map(|(name, _)| *name);
+    assert_eq!(last, Some("stopping"));
+}
+
 /// Whoever wanted it away was superseded by what is cancelled now: nobody's deadline is left to undo the rest.
 #[test]
 fn an_unplug_that_nobody_waits_for_any_longer_is_undone() {
