@@ -26,7 +26,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 const TOKEN_QUEUE: u32 = 0;
 const TOKEN_SIGNALS: u32 = 1;
@@ -164,6 +164,7 @@ impl<'a> Driver<'a> {
                 loop {
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
                     driver.hotplug.publish(driver.machine.as_mut());
+                    driver.pauses.answer();
                     if let Some(end) = driver.end.take() {
                         driver.console.finish(&driver.output, LAST_WORDS);
                         return Ok(end);
@@ -224,14 +225,17 @@ impl<'a> Driver<'a> {
 
     fn restart(&mut self, start: Start) {
         info!("the guest starts again");
-        let run = |driver: &mut Self| {
+        let run = |driver: &mut Self| -> Result<()> {
             driver.make_machine()?;
             if start == Start::Held {
                 // Before its threads are told to run: none of them ever enters the guest.
                 driver.hold();
+            }
+            driver.run_machine()?;
+            if start == Start::Held {
                 driver.paused();
             }
-            driver.run_machine()
+            Ok(())
         };
         match run(self) {
             Ok(()) => {
@@ -259,7 +263,10 @@ impl<'a> Driver<'a> {
 
     /// Lets the machine go on.
     fn release(&mut self, why: &Release) {
-        info!(?why, "the guest goes on");
+        match why {
+            Release::Late(left) => warn!(?left, "not paused: these vCPUs did not leave the guest"),
+            Release::Asked | Release::PowerButton(_) => info!(?why, "the guest goes on"),
+        }
         if let Release::PowerButton(_) = why {
             self.press_power_button();
         }

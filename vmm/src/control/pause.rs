@@ -17,6 +17,8 @@ pub(super) struct Pauses {
     asking: Option<(&'static str, Reply)>,
     /// Who is answered when the machine is paused. A second one is refused.
     waiting: Option<Reply>,
+    /// Answers that are given once the view shows what they are about.
+    answers: Vec<(Reply, Result<(), Refused>)>,
 }
 
 impl Pauses {
@@ -46,25 +48,30 @@ impl Pauses {
 
     /// The machine is paused.
     pub(super) fn done(&mut self) {
-        if let Some(reply) = self.waiting.take() {
-            drop(reply.send(Ok(())));
-        }
+        self.answers
+            .extend(self.waiting.take().map(|reply| (reply, Ok(()))));
     }
 
     /// The machine goes on.
     pub(super) fn released(&mut self, why: &Release) {
-        if let Some(reply) = self.waiting.take() {
-            drop(reply.send(Err(not_paused(why))));
-        }
-        if let Some((_, reply)) = self.asking.take() {
-            drop(reply.send(Ok(())));
-        }
+        let waiting = self.waiting.take();
+        self.answers
+            .extend(waiting.map(|reply| (reply, Err(not_paused(why)))));
+        self.answers
+            .extend(self.asking.take().map(|(_, reply)| (reply, Ok(()))));
     }
 
     /// Says no to who asked.
     pub(super) fn refuse(&mut self, no: No) {
         if let Some((what, reply)) = self.asking.take() {
-            drop(reply.send(Err(refusal(what, no))));
+            self.answers.push((reply, Err(refusal(what, no))));
+        }
+    }
+
+    /// Gives the answers: the view is out.
+    pub(super) fn answer(&mut self) {
+        for (reply, answer) in self.answers.drain(..) {
+            drop(reply.send(answer));
         }
     }
 

@@ -67,9 +67,9 @@ fn rest(context: &Context) -> Result<()> {
     let guest = machine(context, 2, 2)?.boot()?;
     guest.start_cpu(1, 1)?;
     let body = json!({ "target": "offline" });
-    let unplug = guest.put("/api/v1/vcpus/1?timeout=0.5", &body)?;
+    let unplug = guest.put("/api/v1/vcpus/1?timeout=2", &body)?;
     guest.pause()?;
-    outlast(&guest, &unplug, Duration::from_secs(1))?;
+    outlast(&guest, &unplug, Duration::from_secs(3))?;
     guest.resume()?;
     guest.expect_state(&unplug, "timed_out")?;
     guest.expect_phase(1, "online")?;
