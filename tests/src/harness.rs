@@ -22,7 +22,12 @@ use crate::nested::{self, Bed, Job};
 use crate::vm::{Builder, Vm};
 
 /// Environment variables that reach tests in L1.
-const PASSED_ON: &[&str] = &[VMM_VARIABLE, "RUST_BACKTRACE", "RUST_LOG"];
+const PASSED_ON: &[&str] = &[
+    VMM_VARIABLE,
+    "HOTVISOR_BOOT_STEP",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+];
 
 /// `qemu` runs tests that hold for any VMM against Debian's QEMU, to know that a test is right.
 const VMM_VARIABLE: &str = "HOTVISOR_TEST_VMM";

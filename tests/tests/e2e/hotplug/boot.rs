@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
@@ -26,6 +26,14 @@ pub(super) fn tests() -> Vec<Test> {
         everywhere("reboot_after_an_unplug", reboot_after_an_unplug),
     ]
     .concat();
+    for kernel in [Kernel::V6_1Cloud, Kernel::V6_12Cloud] {
+        let image = Image::BzImage(kernel);
+        tests.push(Test::with_image(
+            "hotplug::during_boot::sweep",
+            image,
+            sweep,
+        ));
+    }
     for &kernel in Kernel::ALL {
         for &(name, text) in MOMENTS {
             if kernel == Kernel::V6_1Rt && text != INIT_MARKER {
@@ -59,6 +67,45 @@ fn during_boot(context: &Context, kernel: Kernel, moment: &str) -> Result<()> {
     succeeded(&vm, &operation, &[1, 2])?;
     vm.agree(&[0, 1, 2])?;
     end(&vm)
+}
+
+/// Plugs in every so many milliseconds of the guest's own clock, as the kernel's messages tell it, from the first
+/// one to the guest's init. `HOTVISOR_BOOT_STEP=50` makes it a fine sieve.
+fn sweep(context: &Context, kernel: Kernel) -> Result<()> {
+    let step = std::env::var("HOTVISOR_BOOT_STEP").ok();
+    let step: usize = step.map_or(Ok(1000), |step| step.parse())?;
+    for moment in (0..).step_by(step) {
+        let vm = context
+            .vm(kernel)
+            .cpus(1, 3)
+            .cmdline("console=ttyS0")
+            .start()?;
+        vm.wait_until(&format!("{moment} ms of the boot"), || {
+            Ok(has_come_to(&vm.console().text(0), moment))
+        })?;
+        let too_late = vm.console().text(0).contains(INIT_MARKER);
+        let operation = vm.api().timeout(WAIT).resize(3, Duration::ZERO)?;
+        vm.wait_for_init(1)?;
+        let operation = vm.api().operation(operation.id, WAIT)?;
+        succeeded(&vm, &operation, &[1, 2])
+            .and_then(|()| vm.agree(&[0, 1, 2]))
+            .with_context(|| format!("plugged at {moment} ms of the boot"))?;
+        end(&vm)?;
+        if too_late {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the last message of a kernel that has its time in it is of that time or later, or the boot over.
+fn has_come_to(console: &str, moment: usize) -> bool {
+    let times = console.lines().rev().filter_map(|line| {
+        let (time, _) = line.strip_prefix('[')?.split_once(']')?;
+        time.trim().parse::<f64>().ok()
+    });
+    let last = times.into_iter().next();
+    last.is_some_and(|seconds| seconds * 1000.0 >= moment as f64) || console.contains(INIT_MARKER)
 }
 
 fn reboot_keeps_the_set(context: &Context, kernel: Kernel) -> Result<()> {
