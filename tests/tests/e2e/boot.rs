@@ -92,6 +92,15 @@ fn serial_both_ways(context: &Context, kernel: Kernel) -> Result<()> {
         output.status == 7 && output.text.contains("/nowhere"),
         "{output:?}"
     );
+    // What a command leaves behind belongs to the first process, and that is not the shell that answers: the end
+    // of a child would interrupt an answer, which would be lost.
+    let shell = vm.sh_ok("read -r _ _ _ parent _ </proc/self/stat; echo $parent")?;
+    vm.sh_ok("sleep 99 >/dev/null 2>&1 & echo $! >/run/left")?;
+    let parent = vm.sh_ok("cut -d ' ' -f 4 /proc/$(cat /run/left)/stat")?;
+    ensure!(
+        shell != "1" && parent == "1",
+        "process {shell} answers, and process {parent} has what commands leave behind"
+    );
     // Each byte is an exit or more, and an exit costs up to a millisecond in the nested bed.
     let lines = vm.sh_ok("yes 0123456789 | head -n 700")?;
     ensure!(lines.lines().count() == 700 && lines.lines().all(|line| line == "0123456789"));
