@@ -1,6 +1,7 @@
 //! vCPUs come and go: asked for through the API, done by the guest, checked from three sides.
 
 mod boot;
+mod hogged;
 mod order;
 mod plug;
 mod refusal;
@@ -9,11 +10,11 @@ mod unplug;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::vm::api::{Operation, State};
+use hotvisor_tests::vm::api::{Operation, State, Vcpu};
 use hotvisor_tests::vm::{SOON, Vm};
 
 pub(crate) use order::run_if_vmm;
@@ -32,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         unplug::tests(),
         refusal::tests(),
         stubborn::tests(),
+        hogged::tests(),
         boot::tests(),
         order::tests(),
     ]
@@ -43,7 +45,16 @@ fn everywhere(
     name: &str,
     run: impl Fn(&Context, Kernel) -> Result<()> + Copy + Send + Sync + 'static,
 ) -> Vec<Test> {
-    Kernel::ALL
+    with(Kernel::ALL, name, run)
+}
+
+/// A test for each of these kernels: it takes its time, or the others do something else.
+fn with(
+    kernels: &[Kernel],
+    name: &str,
+    run: impl Fn(&Context, Kernel) -> Result<()> + Copy + Send + Sync + 'static,
+) -> Vec<Test> {
+    kernels
         .iter()
         .map(|&kernel| Test::with_image(&format!("hotplug::{name}"), Image::BzImage(kernel), run))
         .collect()
@@ -102,6 +113,24 @@ fn last_ost(vm: &Vm, operation: &Operation, id: u32, ost: &[[u32; 2]]) -> Result
     let what =
         format!("expected one of {ost:?} as the guest's last word about vCPU {id}: {operation:#?}");
     Err(vm.evidence(what))
+}
+
+/// The outcome of one vCPU's part says this, among other things.
+fn explains(vm: &Vm, operation: &Operation, id: u32, text: &str) -> Result<()> {
+    let outcome = operation.part(id).and_then(|part| part.outcome.as_ref());
+    if outcome.is_some_and(|outcome| outcome.detail.contains(text)) {
+        return Ok(());
+    }
+    Err(vm.evidence(format!(
+        "expected {text:?} in what is said of vCPU {id}: {operation:#?}"
+    )))
+}
+
+/// One vCPU, as the API shows it.
+fn vcpu(vm: &Vm, id: u32) -> Result<Vcpu> {
+    let vcpus = vm.api().vcpus()?.vcpus;
+    let found = vcpus.into_iter().find(|vcpu| vcpu.id == id);
+    found.with_context(|| format!("there is no vCPU {id}"))
 }
 
 /// A task of the guest runs on this CPU.
