@@ -12,6 +12,7 @@ mod footprint;
 mod http;
 mod memory;
 mod qmp;
+mod stopped;
 mod watch;
 
 use std::fmt::Display;
@@ -30,6 +31,7 @@ pub use footprint::Footprint;
 pub use http::{Answer, Connection};
 pub use memory::own_memory;
 pub use qmp::{Event, Pluggable, Qmp};
+pub use stopped::Stopped;
 
 use watch::Watched;
 

@@ -5,6 +5,7 @@ mod hogged;
 mod order;
 mod plug;
 mod refusal;
+mod stopped;
 mod stubborn;
 mod unplug;
 
@@ -34,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
         refusal::tests(),
         stubborn::tests(),
         hogged::tests(),
+        stopped::tests(),
         boot::tests(),
         order::tests(),
     ]
