@@ -17,6 +17,7 @@ pub(super) fn tests() -> Vec<Test> {
     [
         everywhere("refused_by_profile", refused_by_profile),
         everywhere("refused_by_reservations", refused_by_reservations),
+        everywhere("refused_by_isolation", refused_by_isolation),
         everywhere("boot_cpu_stays", boot_cpu_stays),
     ]
     .concat()
@@ -63,6 +64,15 @@ fn refused_by_reservations(context: &Context, kernel: Kernel) -> Result<()> {
     refused(&vm, EJECT_BUSY)?;
     vm.sh_ok("kill $(cat /run/reserved)")?;
     succeeds_now(&vm)?;
+    end(&vm)
+}
+
+/// Linux keeps the last CPU that is not set apart from its own housekeeping.
+fn refused_by_isolation(context: &Context, kernel: Kernel) -> Result<()> {
+    let vm = context.vm(kernel).cpus(2, 2);
+    let vm = vm.cmdline("console=ttyS0 quiet isolcpus=0").start()?;
+    vm.wait_for_init(1)?;
+    refused(&vm, EJECT_BUSY)?;
     end(&vm)
 }
 

@@ -1,14 +1,16 @@
 //! vCPUs are given back.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result, ensure};
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::api::{State, Target, Vcpus};
-use hotvisor_tests::vm::{Thread, Vm};
+use hotvisor_tests::vm::{SOON, Thread, Vm};
 
 use super::{
     SHORT, WAIT, end, everywhere, expect, expect_cpus, last_ost, runs_tasks, start,
-    start_without_udev, succeeded,
+    start_without_udev, succeeded, vcpu,
 };
 
 pub(super) fn tests() -> Vec<Test> {
@@ -18,6 +20,7 @@ pub(super) fn tests() -> Vec<Test> {
         everywhere("unplug_never_onlined", unplug_never_onlined),
         everywhere("unplug_under_a_task", unplug_under_a_task),
         everywhere("guest_ejects", guest_ejects),
+        everywhere("guest_ejects_in_vain", guest_ejects_in_vain),
     ]
     .concat()
 }
@@ -28,11 +31,7 @@ fn thread(vm: &Vm, id: u32) -> Result<Thread> {
 }
 
 fn generation(vm: &Vm, id: u32) -> Result<u64> {
-    let vcpus = vm.api().vcpus()?.vcpus;
-    let vcpu = vcpus.into_iter().find(|vcpu| vcpu.id == id);
-    Ok(vcpu
-        .with_context(|| format!("there is no vCPU {id}"))?
-        .generation)
+    Ok(vcpu(vm, id)?.generation)
 }
 
 fn unplug_middle_and_replug(context: &Context, kernel: Kernel) -> Result<()> {
@@ -106,6 +105,41 @@ fn guest_ejects(context: &Context, kernel: Kernel) -> Result<()> {
     let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
     succeeded(&vm, &operation, &[1])?;
     vm.agree(&[0, 1])?;
+    end(&vm)
+}
+
+/// The policy is that the guest does not give CPUs back by itself: the vCPU stays, although the guest is done with
+/// it. An older kernel has lost it then, a newer one keeps it offline; either gives it back when asked to, and
+/// takes it again.
+fn guest_ejects_in_vain(context: &Context, kernel: Kernel) -> Result<()> {
+    let builder = context.vm(kernel).cpus(2, 2);
+    let vm = builder.arg("--guest-eject").arg("ignore").start()?;
+    vm.wait_for_init(1)?;
+    let before = generation(&vm, 1)?;
+    vm.sh_ok("echo 1 >/sys/devices/system/cpu/cpu1/firmware_node/eject")?;
+    vm.wait_until("the guest to notice that its eject did nothing", || {
+        Ok(vm.sh_ok("dmesg | grep -c 'Eject incomplete' || true")? == "1")
+    })?;
+    vm.stderr()
+        .wait_for("nobody asked for it", 0, Instant::now() + SOON)
+        .map_err(|why| vm.evidence(why))?;
+    let vcpus = vm.api().vcpus()?;
+    ensure!(
+        vcpus.plugged == 2 && generation(&vm, 1)? == before && thread(&vm, 1)?.is_in_guest(),
+        "{vcpus:?}"
+    );
+    let present = match kernel {
+        Kernel::V6_1Cloud | Kernel::V6_1Rt => "0",
+        Kernel::V6_12Cloud => "0-1",
+    };
+    expect_cpus(&vm, present, "0")?;
+    let operation = vm.api().vcpu_target(1, Target::Offline, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0])?;
+    let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
+    succeeded(&vm, &operation, &[1])?;
+    vm.agree(&[0, 1])?;
+    runs_tasks(&vm, 1)?;
     end(&vm)
 }
 
