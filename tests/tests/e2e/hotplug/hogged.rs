@@ -10,7 +10,7 @@ use hotvisor_tests::vm::Vm;
 use hotvisor_tests::vm::api::{State, Target};
 
 use super::{
-    SHORT, WAIT, end, expect, expect_cpus, explains, last_ost, runs_tasks, start, succeeded, vcpu,
+    SHORT, WAIT, comes_back, end, expect, expect_cpus, explains, last_ost, start, succeeded, vcpu,
     with,
 };
 
@@ -83,14 +83,6 @@ fn went_late(vm: &Vm, id: u32, earlier: u64) -> Result<()> {
         return Ok(());
     }
     Err(vm.evidence(format!("expected an eject of the guest's own: {last:#?}")))
-}
-
-/// It can be had again, and is as good as before.
-fn comes_back(vm: &Vm, ids: &[u32], all: &[u32]) -> Result<()> {
-    let operation = vm.api().set_online(all.iter().copied(), WAIT)?;
-    succeeded(vm, &operation, ids)?;
-    vm.agree(all)?;
-    ids.iter().try_for_each(|&id| runs_tasks(vm, id))
 }
 
 /// The CPU that is to go is hogged: the guest begins, and does not get on.

@@ -150,6 +150,14 @@ fn runs_tasks(vm: &Vm, cpu: u32) -> Result<()> {
     Ok(())
 }
 
+/// These vCPUs, without which the guest has all of the others, can be had again, and are as good as before.
+fn comes_back(vm: &Vm, ids: &[u32], all: &[u32]) -> Result<()> {
+    let operation = vm.api().set_online(all.iter().copied(), WAIT)?;
+    succeeded(vm, &operation, ids)?;
+    vm.agree(all)?;
+    ids.iter().try_for_each(|&id| runs_tasks(vm, id))
+}
+
 /// A file of the guest's in `/sys/devices/system/cpu`.
 fn cpus(vm: &Vm, which: &str) -> Result<String> {
     vm.sh_ok(&format!("cat /sys/devices/system/cpu/{which}"))

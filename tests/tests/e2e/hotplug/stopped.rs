@@ -9,8 +9,8 @@ use hotvisor_tests::vm::Vm;
 use hotvisor_tests::vm::api::{State, Target};
 
 use super::{
-    SHORT, WAIT, end, expect, expect_cpus, explains, runs_tasks, start, start_without_udev,
-    succeeded, vcpu, with,
+    SHORT, WAIT, comes_back, end, expect, expect_cpus, explains, runs_tasks, start,
+    start_without_udev, succeeded, vcpu, with,
 };
 
 /// Longer than any kernel here waits for a CPU to come up, which is 10 s.
@@ -53,10 +53,7 @@ fn ejected(context: &Context, kernel: Kernel) -> Result<()> {
     is_stopping(&vm)?;
     stopped.release()?;
     vm.agree(&[0])?;
-    let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
-    succeeded(&vm, &operation, &[1])?;
-    vm.agree(&[0, 1])?;
-    runs_tasks(&vm, 1)?;
+    comes_back(&vm, &[1], &[0, 1])?;
     end(&vm)
 }
 

@@ -9,7 +9,7 @@ use hotvisor_tests::vm::api::{State, Target, Vcpus};
 use hotvisor_tests::vm::{SOON, Thread, Vm};
 
 use super::{
-    SHORT, WAIT, end, everywhere, expect, expect_cpus, last_ost, runs_tasks, start,
+    SHORT, WAIT, comes_back, end, everywhere, expect, expect_cpus, last_ost, runs_tasks, start,
     start_without_udev, succeeded, vcpu,
 };
 
@@ -136,10 +136,7 @@ fn guest_ejects_in_vain(context: &Context, kernel: Kernel) -> Result<()> {
     let operation = vm.api().vcpu_target(1, Target::Offline, WAIT)?;
     succeeded(&vm, &operation, &[1])?;
     vm.agree(&[0])?;
-    let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
-    succeeded(&vm, &operation, &[1])?;
-    vm.agree(&[0, 1])?;
-    runs_tasks(&vm, 1)?;
+    comes_back(&vm, &[1], &[0, 1])?;
     end(&vm)
 }
 
