@@ -115,7 +115,7 @@ fn added_and_reserved(context: &Context, kernel: Kernel) -> Result<()> {
     })?;
     vm.sh_ok(
         "for n in 1 2; do sleep 9999 >/dev/null 2>&1 & echo $! >>/run/reserved; done; \
-         deadline $(cat /run/reserved)",
+         schedule deadline $(cat /run/reserved)",
     )?;
     let refused = vm.sh(&format!("echo 0 >{cpu}/online"), SOON)?;
     ensure!(refused.status != 0, "Linux gave a reserved CPU away");
