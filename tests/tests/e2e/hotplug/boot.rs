@@ -73,7 +73,7 @@ fn during_boot(context: &Context, kernel: Kernel, moment: &str) -> Result<()> {
 /// one to the guest's init. `HOTVISOR_BOOT_STEP=50` makes it a fine sieve.
 fn sweep(context: &Context, kernel: Kernel) -> Result<()> {
     let step = std::env::var("HOTVISOR_BOOT_STEP").ok();
-    let step: usize = step.map_or(Ok(1000), |step| step.parse())?;
+    let step: usize = step.map_or(Ok(3000), |step| step.parse())?;
     for moment in (0..).step_by(step) {
         let vm = context
             .vm(kernel)
