@@ -231,14 +231,13 @@ impl<'a> Driver<'a> {
                 // Before its threads are told to run: none of them ever enters the guest.
                 driver.hold();
             }
-            driver.run_machine()?;
-            if start == Start::Held {
-                driver.paused();
-            }
-            Ok(())
+            driver.run_machine()
         };
         match run(self) {
             Ok(()) => {
+                if start == Start::Held {
+                    self.paused();
+                }
                 // What the guest before had not read is for this one.
                 self.queue.post(self.generation).input_wanted();
             }

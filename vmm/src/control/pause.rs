@@ -119,11 +119,7 @@ fn not_paused(why: &Release) -> Refused {
 
 fn refusal(asked: &str, no: No) -> Refused {
     match no {
-        No::Paused => Refused::Paused(problem(
-            asked,
-            "the machine is paused, or about to be",
-            "resume it first",
-        )),
+        No::Paused => Refused::paused(asked),
         No::Runs => Refused::Running(problem(asked, "the machine runs", "pause it first")),
         No::PoweringOff => Refused::Conflict(problem(
             asked,

@@ -53,6 +53,17 @@ pub enum Refused {
     Gone,
 }
 
+impl Refused {
+    /// It was asked for while the machine is paused, or about to be.
+    pub(crate) fn paused(asked: &str) -> Self {
+        Self::Paused(Problem {
+            asked: asked.to_owned(),
+            found: "the machine is paused, or about to be".to_owned(),
+            remedy: "resume it first".to_owned(),
+        })
+    }
+}
+
 /// What the control thread is asked.
 #[derive(Debug)]
 pub enum Call {

@@ -21,11 +21,7 @@ impl Coordinator {
         machine: &mut dyn Machinery,
     ) -> Result<OperationId, Refused> {
         if self.paused.is_some() {
-            return Err(Refused::Paused(Problem {
-                asked: "a change of vCPUs".to_owned(),
-                found: "the machine is paused, or about to be".to_owned(),
-                remedy: "resume it first".to_owned(),
-            }));
+            return Err(Refused::paused("a change of vCPUs"));
         }
         let standings: Vec<_> = self
             .slots
