@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 use crate::guest::{Guest, Machine, field, test};
 
 /// Exit codes of the VMM.
-const TRIPLE_FAULT: i32 = 3;
+pub(crate) const TRIPLE_FAULT: i32 = 3;
 const INTERNAL_ERROR: i32 = 4;
-const ENDED_EARLY: i32 = 6;
+pub(crate) const ENDED_EARLY: i32 = 6;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

@@ -5,11 +5,8 @@ use hotvisor_tests::harness::{Context, Test};
 use nix::sys::signal::Signal;
 
 use super::guest::{BEGUN, ENABLED, Hotplug, machine};
+use crate::end::{ENDED_EARLY, TRIPLE_FAULT};
 use crate::guest::{Guest, test};
-
-/// Exit codes of the VMM.
-const TRIPLE_FAULT: i32 = 3;
-const ENDED_EARLY: i32 = 6;
 
 pub(super) fn tests() -> Vec<Test> {
     vec![

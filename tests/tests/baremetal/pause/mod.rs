@@ -9,12 +9,9 @@ use hotvisor_tests::vm::api::{PAUSE, RESUME};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::end::{ENDED_EARLY, TRIPLE_FAULT};
 use crate::guest::{Guest, test};
 use crate::hotplug::guest::{Hotplug, machine};
-
-/// Exit codes of the VMM.
-const TRIPLE_FAULT: i32 = 3;
-const ENDED_EARLY: i32 = 6;
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = vec![

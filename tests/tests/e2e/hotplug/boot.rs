@@ -1,12 +1,12 @@
 //! Plugs while the guest boots, and guests that boot again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::vm::INIT_MARKER;
+use hotvisor_tests::vm::{INIT_MARKER, SOON, Vm};
 
 use super::{WAIT, end, everywhere, start, succeeded};
 
@@ -61,12 +61,17 @@ fn during_boot(context: &Context, kernel: Kernel, moment: &str) -> Result<()> {
         })
         .start()?;
     vm.wait_for(moment, 0, hotvisor_tests::vm::BOOT)?;
+    plug_now(&vm)?;
+    end(&vm)
+}
+
+/// Asks a guest that boots with one vCPU for two more; when it is at its init, it gets them.
+fn plug_now(vm: &Vm) -> Result<()> {
     let operation = vm.api().timeout(WAIT).resize(3, Duration::ZERO)?;
     vm.wait_for_init(1)?;
     let operation = vm.api().operation(operation.id, WAIT)?;
-    succeeded(&vm, &operation, &[1, 2])?;
-    vm.agree(&[0, 1, 2])?;
-    end(&vm)
+    succeeded(vm, &operation, &[1, 2])?;
+    vm.agree(&[0, 1, 2])
 }
 
 /// Plugs in every so many milliseconds of the guest's own clock, as the kernel's messages tell it, from the first
@@ -80,32 +85,39 @@ fn sweep(context: &Context, kernel: Kernel) -> Result<()> {
             .cpus(1, 3)
             .cmdline("console=ttyS0")
             .start()?;
-        vm.wait_until(&format!("{moment} ms of the boot"), || {
-            Ok(has_come_to(&vm.console().text(0), moment))
-        })?;
-        let too_late = vm.console().text(0).contains(INIT_MARKER);
-        let operation = vm.api().timeout(WAIT).resize(3, Duration::ZERO)?;
-        vm.wait_for_init(1)?;
-        let operation = vm.api().operation(operation.id, WAIT)?;
-        succeeded(&vm, &operation, &[1, 2])
-            .and_then(|()| vm.agree(&[0, 1, 2]))
-            .with_context(|| format!("plugged at {moment} ms of the boot"))?;
+        let booting = comes_to(&vm, moment)?;
+        plug_now(&vm).with_context(|| format!("plugged at {moment} ms of the boot"))?;
         end(&vm)?;
-        if too_late {
+        if !booting {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Whether the last message of a kernel that has its time in it is of that time or later, or the boot over.
-fn has_come_to(console: &str, moment: usize) -> bool {
-    let times = console.lines().rev().filter_map(|line| {
-        let (time, _) = line.strip_prefix('[')?.split_once(']')?;
-        time.trim().parse::<f64>().ok()
-    });
-    let last = times.into_iter().next();
-    last.is_some_and(|seconds| seconds * 1000.0 >= moment as f64) || console.contains(INIT_MARKER)
+/// Waits for a message of the kernel's of that time or later, or for the boot to be over; returns which of the two
+/// came.
+fn comes_to(vm: &Vm, moment: usize) -> Result<bool> {
+    let deadline = Instant::now() + SOON;
+    let mut from = 0;
+    loop {
+        let found = vm.console().wait_for("\n", from, deadline);
+        let found = found.map_err(|why| vm.evidence(format!("{moment} ms of the boot: {why}")))?;
+        let line = vm.console().between(from, found.start);
+        from = found.end;
+        if line.contains(INIT_MARKER) {
+            return Ok(false);
+        }
+        if time_of(&line).is_some_and(|seconds| seconds * 1000.0 >= moment as f64) {
+            return Ok(true);
+        }
+    }
+}
+
+/// The time of a kernel's message, in seconds.
+fn time_of(line: &str) -> Option<f64> {
+    let (time, _) = line.strip_prefix('[')?.split_once(']')?;
+    time.trim().parse().ok()
 }
 
 fn reboot_keeps_the_set(context: &Context, kernel: Kernel) -> Result<()> {
