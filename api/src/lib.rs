@@ -4,6 +4,7 @@
 mod cli;
 mod route;
 mod server;
+mod wire;
 
 use clap::Parser;
 use hotvisor_vmm::control::Control;

@@ -7,8 +7,7 @@ use axum::extract::Request;
 use axum::http::Uri;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use serde::de::{DeserializeOwned, IgnoredAny, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -80,30 +79,6 @@ fn seconds(text: &str) -> Option<Duration> {
 pub(super) fn id<T: FromStr + ToString>(uri: &Uri) -> Option<T> {
     let text = uri.path().rsplit('/').next()?;
     text.parse().ok().filter(|id: &T| id.to_string() == text)
-}
-
-/// A whole number that is not negative. It says so itself, in words, when it is something else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Whole(pub(super) u32);
-
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Digits;
-        impl Visitor<'_> for Digits {
-            type Value = Whole;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a whole number from 0 to {}", u32::MAX)
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
-                u32::try_from(number)
-                    .map(Whole)
-                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
-            }
-        }
-        deserializer.deserialize_u32(Digits)
-    }
 }
 
 /// Reads the JSON object that `request` carries. Its content type is not looked at: `curl --data` names a wrong

@@ -3,6 +3,7 @@
 use super::input::{self, Query};
 use super::reply;
 use super::trouble::{Trouble, problem};
+use crate::wire::operations::{Operation, Operations};
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{HeaderValue, LOCATION};
@@ -10,90 +11,15 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::get;
 use hotvisor_vmm::hotplug::client::Client;
-use hotvisor_vmm::hotplug::view::{OperationId, OperationKind, OperationView, PartView, View};
-use serde::Serialize;
+use hotvisor_vmm::hotplug::view::{OperationId, OperationView, View};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::timeout;
 
 pub(super) fn routes() -> Router<Client> {
     Router::new()
         .route("/api/v1/operations", get(list))
         .route("/api/v1/operations/{id}", get(show).delete(cancel))
-}
-
-#[derive(Serialize)]
-struct List<'a> {
-    operations: Vec<Operation<'a>>,
-}
-
-#[derive(Serialize)]
-struct Operation<'a> {
-    id: OperationId,
-    kind: &'static str,
-    desired: Option<u32>,
-    state: &'static str,
-    vcpus: Vec<Part<'a>>,
-    created_at: String,
-    ended_at: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Part<'a> {
-    id: u32,
-    from: &'static str,
-    to: &'static str,
-    phase: &'static str,
-    outcome: Option<Outcome<'a>>,
-}
-
-#[derive(Serialize)]
-struct Outcome<'a> {
-    code: &'static str,
-    ost: Option<(u32, u32)>,
-    detail: &'a str,
-}
-
-impl<'a> From<&'a OperationView> for Operation<'a> {
-    fn from(view: &'a OperationView) -> Self {
-        let (kind, desired) = match view.kind {
-            OperationKind::Count(count) => ("resize", Some(count)),
-            OperationKind::Set(count) => ("set", Some(count)),
-            OperationKind::One(_) => ("vcpu", None),
-            OperationKind::GuestEject => ("guest_eject", None),
-        };
-        Self {
-            id: view.id,
-            kind,
-            desired,
-            state: view.ended.map_or("running", |ended| ended.code.name()),
-            vcpus: view.parts.iter().map(Part::from).collect(),
-            created_at: moment(view.created_at),
-            ended_at: view.ended.map(|ended| moment(ended.at)),
-        }
-    }
-}
-
-impl<'a> From<&'a PartView> for Part<'a> {
-    fn from(view: &'a PartView) -> Self {
-        Self {
-            id: view.vcpu,
-            from: view.from,
-            to: view.to.name(),
-            phase: view.phase,
-            outcome: view.outcome.as_ref().map(|outcome| Outcome {
-                code: outcome.code.name(),
-                ost: outcome.ost,
-                detail: &outcome.detail,
-            }),
-        }
-    }
-}
-
-/// RFC 3339, in UTC, with microseconds.
-fn moment(time: SystemTime) -> String {
-    // The formatter panics at a clock that was never set and stands before 1970.
-    humantime::format_rfc3339_micros(time.max(UNIX_EPOCH)).to_string()
 }
 
 /// The operation as it is in `view`.
@@ -165,7 +91,7 @@ async fn list(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     let view = client.view();
     let operations = view.operations.values().map(|o| Operation::from(&**o));
     let operations = operations.collect();
-    Ok(reply(StatusCode::OK, &List { operations }))
+    Ok(reply(StatusCode::OK, &Operations { operations }))
 }
 
 async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {

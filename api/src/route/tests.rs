@@ -294,7 +294,8 @@ const BODIES: &[(&str, u16, &str)] = &[
     ("[3]", 422, "not an object"),
     ("3", 422, "not an object"),
     ("{}", 422, "neither"),
-    (r#"{"desired":null}"#, 422, "neither"),
+    (r#"{"desired":null}"#, 422, "null, expected a whole number"),
+    (r#"{"desired":3,"online":null}"#, 422, "null, expected a"),
     (r#"{"desired":3,"online":[0]}"#, 422, "both"),
     (r#"{"desired":3,"desired":3}"#, 422, "duplicate field"),
     (

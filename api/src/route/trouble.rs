@@ -1,12 +1,12 @@
 //! Why a request got no answer of its own, and the one place that turns a reason into a status code.
 
+use crate::wire::problem::{self as wire, Reason};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::Refused;
-use serde::Serialize;
 use std::fmt;
 
 /// Nothing was changed by a request that ends in one of these.
@@ -38,33 +38,22 @@ pub(crate) enum Trouble {
     Gone,
 }
 
-/// A problem in the form of RFC 9457. Its type is the default, `about:blank`, so that `title` is the status
-/// code's own phrase; programs look at `code`, people at the rest.
-#[derive(Serialize)]
-struct Wire<'a> {
-    title: &'a str,
-    status: u16,
-    code: &'a str,
-    detail: String,
-    remedy: &'a str,
-}
-
 impl Trouble {
     /// Its status code, and its name that never changes.
-    const fn kind(&self) -> (StatusCode, &'static str) {
+    const fn kind(&self) -> (StatusCode, Reason) {
         match self {
-            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
-            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
-            Self::Unknown(_) => (StatusCode::NOT_FOUND, "unknown"),
-            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method"),
-            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-            Self::Paused(_) => (StatusCode::CONFLICT, "paused"),
-            Self::Running(_) => (StatusCode::CONFLICT, "running"),
-            Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
-            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, "slow"),
-            Self::Large(_) => (StatusCode::PAYLOAD_TOO_LARGE, "large"),
-            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
-            Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, "gone"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, Reason::Malformed),
+            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, Reason::Invalid),
+            Self::Unknown(_) => (StatusCode::NOT_FOUND, Reason::Unknown),
+            Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, Reason::Method),
+            Self::Conflict(_) => (StatusCode::CONFLICT, Reason::Conflict),
+            Self::Paused(_) => (StatusCode::CONFLICT, Reason::Paused),
+            Self::Running(_) => (StatusCode::CONFLICT, Reason::Running),
+            Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, Reason::Failed),
+            Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::Slow),
+            Self::Large(_) => (StatusCode::PAYLOAD_TOO_LARGE, Reason::Large),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, Reason::Busy),
+            Self::Gone => (StatusCode::SERVICE_UNAVAILABLE, Reason::Gone),
         }
     }
 
@@ -97,12 +86,12 @@ impl Trouble {
             found,
             remedy,
         } = self.problem();
-        let body = super::json(&Wire {
-            title: status.canonical_reason().unwrap_or(code),
+        let body = super::json(&wire::Problem {
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
             status: status.as_u16(),
             code,
             detail: format!("{asked}: {found}"),
-            remedy: &remedy,
+            remedy,
         });
         (status, body)
     }

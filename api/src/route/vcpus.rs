@@ -1,22 +1,16 @@
 //! `/api/v1/vcpus`: what the vCPUs are, and what they are to become.
 
-use super::input::{self, Query, Whole};
+use super::input::{self, Query};
 use super::trouble::{Trouble, problem};
 use super::{operations, reply};
+use crate::wire::vcpus::{Change, ChangeOne, VcpuDetail, Vcpus};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::get;
 use hotvisor_vmm::hotplug::client::{self, Client, Want};
-use hotvisor_vmm::hotplug::view::{self, OperationId, ThreadView, VcpuView, View};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
-use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// vCPU 0 runs the firmware's part of the boot, and is never ejected.
-const BOOT_CPU: u32 = 0;
+use hotvisor_vmm::hotplug::view::{VcpuView, View};
 
 pub(super) fn routes() -> Router<Client> {
     Router::new()
@@ -24,112 +18,9 @@ pub(super) fn routes() -> Router<Client> {
         .route("/api/v1/vcpus/{id}", get(show).put(set_one))
 }
 
-#[derive(Serialize)]
-struct List<'a> {
-    desired: u32,
-    plugged: u32,
-    online: u32,
-    max: u32,
-    vcpus: Vec<Vcpu<'a>>,
-}
-
-#[derive(Serialize)]
-struct Vcpu<'a> {
-    id: u32,
-    apic_id: u32,
-    phase: &'static str,
-    target: &'static str,
-    generation: u64,
-    boot: bool,
-    thread: Option<Thread<'a>>,
-    last_operation: Option<OperationId>,
-}
-
-#[derive(Serialize)]
-struct Thread<'a> {
-    name: &'a str,
-    tid: Option<i32>,
-    running: bool,
-}
-
-/// A vCPU with its history.
-#[derive(Serialize)]
-struct Detail<'a> {
-    #[serde(flatten)]
-    vcpu: Vcpu<'a>,
-    /// How long its thread has run so far; null where the vCPU is on its way out or gone.
-    run_time_us: Option<u64>,
-    timeline: Timelines,
-}
-
-#[derive(Serialize)]
-struct Timelines {
-    plug: Option<Timeline>,
-    unplug: Option<Timeline>,
-}
-
-#[derive(Serialize)]
-struct Timeline {
-    operation: OperationId,
-    total_us: u64,
-    phases: Vec<Step>,
-}
-
-#[derive(Serialize)]
-struct Step {
-    phase: &'static str,
-    us: u64,
-}
-
-impl<'a> From<&'a VcpuView> for Vcpu<'a> {
-    fn from(view: &'a VcpuView) -> Self {
-        let thread = |thread: &'a ThreadView| Thread {
-            name: &thread.name,
-            tid: thread.tid,
-            running: thread.running,
-        };
-        Self {
-            id: view.id,
-            apic_id: view.id,
-            phase: view.phase,
-            target: view.target.name(),
-            generation: view.generation,
-            boot: view.id == BOOT_CPU,
-            thread: view.thread.as_ref().map(thread),
-            last_operation: view.last_operation,
-        }
-    }
-}
-
-fn us(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl From<&view::Timeline> for Timeline {
-    fn from(view: &view::Timeline) -> Self {
-        let step = |(phase, time): &(&'static str, Duration)| Step {
-            phase,
-            us: us(*time),
-        };
-        Self {
-            operation: view.operation,
-            total_us: us(view.phases.iter().map(|(_, time)| *time).sum()),
-            phases: view.phases.iter().map(step).collect(),
-        }
-    }
-}
-
 async fn list(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {
     Query::of(&uri, &[])?;
-    let view = client.view();
-    let list = List {
-        desired: view.desired,
-        plugged: view.plugged,
-        online: view.online,
-        max: view.max,
-        vcpus: view.vcpus.iter().map(|vcpu| Vcpu::from(&**vcpu)).collect(),
-    };
-    Ok(reply(StatusCode::OK, &list))
+    Ok(reply(StatusCode::OK, &Vcpus::from(&*client.view())))
 }
 
 /// The vCPU whose id `uri` ends with.
@@ -150,72 +41,14 @@ async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     let view = client.view();
     let vcpu = named(&view, &uri)?;
     Query::of(&uri, &[])?;
-    let detail = Detail {
-        vcpu: Vcpu::from(vcpu),
-        run_time_us: vcpu.run_time().ok().flatten().map(us),
-        timeline: Timelines {
-            plug: vcpu.last_plug.as_ref().map(Timeline::from),
-            unplug: vcpu.last_unplug.as_ref().map(Timeline::from),
-        },
-    };
-    Ok(reply(StatusCode::OK, &detail))
-}
-
-/// What `PUT /api/v1/vcpus` takes: one of the two.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Change {
-    desired: Option<Whole>,
-    online: Option<Vec<Whole>>,
-}
-
-impl Change {
-    const REMEDY: &'static str = r#"send {"desired":3} or {"online":[0,2,5]}"#;
-
-    fn want(self) -> Result<Want, Trouble> {
-        let invalid = |found: String| {
-            let asked = "PUT /api/v1/vcpus";
-            Trouble::Invalid(problem(asked, found, Self::REMEDY))
-        };
-        match (self.desired, self.online) {
-            (Some(Whole(count)), None) => Ok(Want::Count(count)),
-            (None, Some(ids)) => {
-                let mut set = BTreeSet::new();
-                match ids.into_iter().find(|Whole(id)| !set.insert(*id)) {
-                    Some(Whole(id)) => Err(invalid(format!("vCPU {id} is there twice"))),
-                    None => Ok(Want::Set(set)),
-                }
-            }
-            (None, None) => Err(invalid("neither `desired` nor `online`".into())),
-            (Some(_), Some(_)) => Err(invalid("both `desired` and `online`".into())),
-        }
-    }
+    Ok(reply(StatusCode::OK, &VcpuDetail::from(vcpu)))
 }
 
 async fn set(State(client): State<Client>, request: Request) -> Result<Response, Trouble> {
     let query = Query::of(request.uri(), &["wait", "timeout"])?;
-    let change: Change = input::object(request, Change::REMEDY).await?;
-    ask(&client, change.want()?, query).await
-}
-
-/// What `PUT /api/v1/vcpus/{id}` takes.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChangeOne {
-    target: Target,
-}
-
-struct Target(view::Target);
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By way of a string, because a derived enum calls a number a syntax error.
-        match &*String::deserialize(deserializer)? {
-            "online" => Ok(Self(view::Target::Online)),
-            "offline" => Ok(Self(view::Target::Offline)),
-            other => Err(D::Error::unknown_variant(other, &["online", "offline"])),
-        }
-    }
+    let remedy = r#"send {"desired":3} or {"online":[0,2,5]}"#;
+    let change: Change = input::object(request, remedy).await?;
+    ask(&client, change.into(), query).await
 }
 
 async fn set_one(State(client): State<Client>, request: Request) -> Result<Response, Trouble> {
@@ -223,7 +56,7 @@ async fn set_one(State(client): State<Client>, request: Request) -> Result<Respo
     let query = Query::of(request.uri(), &["wait", "timeout"])?;
     let remedy = r#"send {"target":"online"} or {"target":"offline"}"#;
     let change: ChangeOne = input::object(request, remedy).await?;
-    ask(&client, Want::One(id, change.target.0), query).await
+    ask(&client, Want::One(id, change.target.into()), query).await
 }
 
 /// Asks for a change, and answers with the operation.
