@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -17,10 +18,11 @@ use tokio::time::timeout;
 const BODY_BYTES: usize = 64 << 10;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// Longest time that a request may wait for an operation. Whoever wants more asks again.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// Longest time that an operation may be given.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// How long a request may wait for an operation. Whoever wants more asks again.
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// How long an operation may be given.
+pub(super) const TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 
 /// What stands behind the `?`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,19 +49,18 @@ impl Query {
                 };
                 return Err(Trouble::Malformed(problem(asked, found, remedy)));
             }
-            let (place, longest) = match key {
-                "wait" => (&mut read.wait, LONGEST_WAIT),
-                _ => (&mut read.timeout, LONGEST_TIMEOUT),
+            let (place, range) = match key {
+                "wait" => (&mut read.wait, WAIT),
+                _ => (&mut read.timeout, TIMEOUT),
             };
             if place.is_some() {
                 let found = "it is there twice";
                 return Err(Trouble::Malformed(problem(asked, found, "give it once")));
             }
-            let time = seconds(value)
-                .filter(|time| *time <= longest && (key == "wait" || !time.is_zero()));
-            let Some(time) = time else {
+            let Some(time) = seconds(value).filter(|time| range.contains(time)) else {
                 let found = format!("{value:?} is not a time that it can be");
-                let remedy = format!("give seconds, as in 2.5, and at most {}", longest.as_secs());
+                let (least, most) = (range.start().as_secs_f64(), range.end().as_secs_f64());
+                let remedy = format!("give seconds from {least} to {most}, as in 2.5");
                 return Err(Trouble::Malformed(problem(asked, found, remedy)));
             };
             *place = Some(time);
@@ -68,10 +69,9 @@ impl Query {
     }
 }
 
-/// Seconds with or without a fraction, and nothing else that a floating-point number can be.
+/// Seconds, in any spelling of a number that JSON has: 2, 2.5, 2e-3.
 fn seconds(text: &str) -> Option<Duration> {
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let seconds: f64 = text.parse().ok().filter(|_| plain)?;
+    let seconds = serde_json::from_str(text).ok()?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
@@ -161,6 +161,11 @@ mod tests {
         assert_eq!(read.timeout, Some(Duration::from_secs(3)));
         assert_eq!(query("").unwrap(), Query::default());
         assert_eq!(query("wait=0").unwrap().wait, Some(Duration::ZERO));
+        assert_eq!(query("wait=-0.0").unwrap().wait, Some(Duration::ZERO));
+        assert_eq!(
+            query("timeout=2.5e-3").unwrap().timeout,
+            Some(Duration::from_micros(2500))
+        );
         for bad in [
             "wait",
             "wait=",
@@ -170,9 +175,13 @@ mod tests {
             "wait=nan",
             "wait=inf",
             "wait=1e9",
+            "wait=1e999",
+            "wait=%201",
+            "wait=01",
             "wait=3601",
             "wait=1&wait=1",
             "timeout=0",
+            "timeout=0.0009",
             "timeout=86401",
             "weit=1",
             "=1",

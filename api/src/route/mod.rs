@@ -4,6 +4,7 @@
 #[cfg(test)]
 pub(crate) mod fake;
 mod input;
+mod openapi;
 mod operations;
 #[cfg(test)]
 mod tests;
@@ -21,13 +22,21 @@ use axum::response::{IntoResponse, Response};
 use hotvisor_vmm::hotplug::client::Client;
 use serde::Serialize;
 use trouble::Trouble;
+use utoipa_axum::router::OpenApiRouter;
 
-/// All endpoints, for a machine that `client` leads to.
-pub(crate) fn router(client: Client) -> Router {
-    Router::new()
+/// All endpoints, each with its description: what has none is not served, and what is not served has none.
+fn described() -> OpenApiRouter<Client> {
+    openapi::head()
         .merge(vcpus::routes())
         .merge(operations::routes())
         .merge(vm::routes())
+        .merge(openapi::routes())
+}
+
+/// All endpoints, for a machine that `client` leads to.
+pub(crate) fn router(client: Client) -> Router {
+    let (router, _document) = described().split_for_parts();
+    router
         .fallback(trouble::no_such_path)
         .method_not_allowed_fallback(trouble::no_such_method)
         .layer(middleware::from_fn_with_state(client.clone(), gate))

@@ -1,25 +1,26 @@
 //! `/api/v1/operations`: what was asked for, and what became of it.
 
 use super::input::{self, Query};
+use super::openapi::{Always, Conflict, Failed, NotThere, OperationPath, Wait};
 use super::reply;
 use super::trouble::{Trouble, problem};
 use crate::wire::operations::{Operation, Operations};
-use axum::Router;
 use axum::extract::State;
 use axum::http::header::{HeaderValue, LOCATION};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use axum::routing::get;
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::hotplug::view::{OperationId, OperationView, View};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Router<Client> {
-    Router::new()
-        .route("/api/v1/operations", get(list))
-        .route("/api/v1/operations/{id}", get(show).delete(cancel))
+pub(super) fn routes() -> OpenApiRouter<Client> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show, cancel))
 }
 
 /// The operation as it is in `view`.
@@ -86,6 +87,16 @@ pub(super) async fn started(
     Ok(response)
 }
 
+/// List the operations
+///
+/// The running ones and the last ended ones, the oldest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/operations",
+    operation_id = "listOperations",
+    tag = "operations",
+    responses((status = 200, description = "Those that there are.", body = Operations), Always)
+)]
 async fn list(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {
     Query::of(&uri, &[])?;
     let view = client.view();
@@ -94,6 +105,20 @@ async fn list(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     Ok(reply(StatusCode::OK, &Operations { operations }))
 }
 
+/// Show an operation, or wait for its end
+#[utoipa::path(
+    get,
+    path = "/api/v1/operations/{id}",
+    operation_id = "showOperation",
+    tag = "operations",
+    params(OperationPath, Wait),
+    responses(
+        (status = 200, description = "It has ended, whatever its outcome; or it was not waited for.", body = Operation),
+        (status = 202, description = "It was waited for, and still runs.", body = Operation),
+        Always,
+        NotThere
+    )
+)]
 async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {
     let id = named(&uri)?;
     let query = Query::of(&uri, &["wait"])?;
@@ -104,6 +129,25 @@ async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     Ok(reply(StatusCode::OK, &Operation::from(&*operation)))
 }
 
+/// Take an operation back
+///
+/// Possible as long as the guest has not read the request. The operation then ends as cancelled, and can still be
+/// read.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/operations/{id}",
+    operation_id = "cancelOperation",
+    tag = "operations",
+    params(OperationPath, Wait),
+    responses(
+        (status = 200, description = "It has ended.", body = Operation),
+        (status = 202, description = "It will end as soon as what was begun is undone.", body = Operation),
+        Always,
+        NotThere,
+        Conflict,
+        Failed
+    )
+)]
 async fn cancel(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {
     let id = named(&uri)?;
     let query = Query::of(&uri, &["wait"])?;

@@ -1,6 +1,7 @@
 //! Shapes, status codes and sentences, without a socket and without a machine.
 
 use super::fake::Fake;
+use super::openapi::tests::described_as;
 use super::router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -47,7 +48,51 @@ async fn send(client: &Client, request: Request<Body>) -> Answer {
 
 async fn ask(client: &Client, method: &str, path: &str, body: &str) -> Answer {
     let request = Request::builder().method(method).uri(path);
-    send(client, request.body(body.to_owned().into()).unwrap()).await
+    let answer = send(client, request.body(body.to_owned().into()).unwrap()).await;
+    assert_described(method, path, &answer);
+    answer
+}
+
+/// Checks that the OpenAPI document knows of such an answer.
+fn assert_described(method: &str, path: &str, answer: &Answer) {
+    let Some(operation) = described_as(method, path) else {
+        // Nothing is there, or nothing that has this method.
+        assert!(
+            [404, 405, 503].contains(&answer.status.as_u16()),
+            "{method} {path}"
+        );
+        return;
+    };
+    let response = &operation["responses"][answer.status.as_str()];
+    assert!(response.is_object(), "{method} {path}: {}", answer.status);
+    let kind = answer.headers.get("content-type");
+    let described = response["content"]
+        .as_object()
+        .map(|content| content.keys().next().unwrap());
+    assert_eq!(
+        kind.map(|kind| kind.to_str().unwrap()),
+        described.map(String::as_str)
+    );
+    for name in response["headers"]
+        .as_object()
+        .into_iter()
+        .flat_map(serde_json::Map::keys)
+    {
+        assert!(
+            answer.headers.contains_key(name),
+            "{method} {path}: no {name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_served() {
+    let (_fake, client) = Fake::new();
+    let document = get(&client, "/openapi.json").await;
+    assert_eq!(document.status, StatusCode::OK);
+    assert_eq!(document.body["openapi"], "3.1.0");
+    assert!(described_as("GET", "/openapi.json").is_some());
+    assert!(described_as("PUT", "/api/v1/vcpus/1?wait=1").is_some());
 }
 
 async fn get(client: &Client, path: &str) -> Answer {
@@ -273,7 +318,8 @@ async fn refusals_have_their_status() {
     ];
     for (refused, status, code) in cases {
         fake.refuse(refused);
-        let answer = ask(&client, "PUT", VCPUS, r#"{"desired":5}"#).await;
+        let path = "/api/v1/vcpus/1";
+        let answer = ask(&client, "PUT", path, r#"{"target":"online"}"#).await;
         assert_problem(&answer, status, code, "5 vCPUs: this machine can have 4");
         assert_eq!(answer.body["remedy"], "ask for 4 or less");
     }

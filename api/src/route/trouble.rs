@@ -109,7 +109,8 @@ impl Trouble {
     }
 }
 
-const TYPE: &str = "application/problem+json";
+/// Content type of a problem.
+pub(super) const TYPE: &str = "application/problem+json";
 
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {

@@ -1,23 +1,33 @@
 //! `/api/v1/vcpus`: what the vCPUs are, and what they are to become.
 
 use super::input::{self, Query};
+use super::openapi::{Always, Changes, NotThere, Timeout, VcpuPath, Wait};
 use super::trouble::{Trouble, problem};
 use super::{operations, reply};
-use crate::wire::vcpus::{Change, ChangeOne, VcpuDetail, Vcpus};
-use axum::Router;
+use crate::wire::change::Change;
+use crate::wire::vcpus::{ChangeOne, VcpuDetail, Vcpus};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use axum::routing::get;
 use hotvisor_vmm::hotplug::client::{self, Client, Want};
 use hotvisor_vmm::hotplug::view::{VcpuView, View};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-pub(super) fn routes() -> Router<Client> {
-    Router::new()
-        .route("/api/v1/vcpus", get(list).put(set))
-        .route("/api/v1/vcpus/{id}", get(show).put(set_one))
+pub(super) fn routes() -> OpenApiRouter<Client> {
+    OpenApiRouter::new()
+        .routes(routes!(list, set))
+        .routes(routes!(show, set_one))
 }
 
+/// List the vCPUs
+#[utoipa::path(
+    get,
+    path = "/api/v1/vcpus",
+    operation_id = "listVcpus",
+    tag = "vcpus",
+    responses((status = 200, description = "All that the machine can have.", body = Vcpus), Always)
+)]
 async fn list(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {
     Query::of(&uri, &[])?;
     Ok(reply(StatusCode::OK, &Vcpus::from(&*client.view())))
@@ -37,6 +47,15 @@ fn named<'a>(view: &'a View, uri: &Uri) -> Result<&'a VcpuView, Trouble> {
     })
 }
 
+/// Show a vCPU and its history
+#[utoipa::path(
+    get,
+    path = "/api/v1/vcpus/{id}",
+    operation_id = "showVcpu",
+    tag = "vcpus",
+    params(VcpuPath),
+    responses((status = 200, description = "It and its history.", body = VcpuDetail), Always, NotThere)
+)]
 async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Trouble> {
     let view = client.view();
     let vcpu = named(&view, &uri)?;
@@ -44,6 +63,18 @@ async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     Ok(reply(StatusCode::OK, &VcpuDetail::from(vcpu)))
 }
 
+/// Have so many vCPUs, or exactly these
+///
+/// One operation for all of them. The latest request wins.
+#[utoipa::path(
+    put,
+    path = "/api/v1/vcpus",
+    operation_id = "changeVcpus",
+    tag = "vcpus",
+    params(Wait, Timeout),
+    request_body = Change,
+    responses(Changes, Always)
+)]
 async fn set(State(client): State<Client>, request: Request) -> Result<Response, Trouble> {
     let query = Query::of(request.uri(), &["wait", "timeout"])?;
     let remedy = r#"send {"desired":3} or {"online":[0,2,5]}"#;
@@ -51,6 +82,18 @@ async fn set(State(client): State<Client>, request: Request) -> Result<Response,
     ask(&client, change.into(), query).await
 }
 
+/// Plug or unplug a vCPU
+///
+/// The latest request wins.
+#[utoipa::path(
+    put,
+    path = "/api/v1/vcpus/{id}",
+    operation_id = "changeVcpu",
+    tag = "vcpus",
+    params(VcpuPath, Wait, Timeout),
+    request_body = ChangeOne,
+    responses(Changes, Always, NotThere)
+)]
 async fn set_one(State(client): State<Client>, request: Request) -> Result<Response, Trouble> {
     let id = named(&client.view(), request.uri())?.id;
     let query = Query::of(request.uri(), &["wait", "timeout"])?;

@@ -2,6 +2,7 @@
 //! reads them, and the other way round, and the OpenAPI document is derived from them. The doc comments of the
 //! types are the document's text.
 
+pub(crate) mod change;
 pub(crate) mod operations;
 pub(crate) mod problem;
 #[cfg(test)]

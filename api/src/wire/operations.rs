@@ -21,6 +21,7 @@ pub(crate) struct Operation {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     /// How many vCPUs were asked for, where it was about all of them.
+    #[schema(required)]
     pub(crate) desired: Option<u32>,
     pub(crate) state: State,
     /// One part for each vCPU that it changes.
@@ -29,7 +30,7 @@ pub(crate) struct Operation {
     #[schema(format = DateTime)]
     pub(crate) created_at: String,
     /// When it ended; null while it runs.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required)]
     pub(crate) ended_at: Option<String>,
 }
 
@@ -82,6 +83,7 @@ pub(crate) struct Part {
     #[schema(value_type = String)]
     pub(crate) phase: Cow<'static, str>,
     /// Null while it runs.
+    #[schema(required)]
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -90,6 +92,7 @@ pub(crate) struct Part {
 pub(crate) struct Outcome {
     pub(crate) code: Code,
     /// The guest's last word about it: source event and status of `_OST` (ACPI 6.3, section 6.3.5).
+    #[schema(required, value_type = Option<[i64; 2]>, minimum = 0, min_items = 2, max_items = 2)]
     pub(crate) ost: Option<[u32; 2]>,
     /// In a sentence: who said no or did not answer, and what to do about it.
     pub(crate) detail: String,

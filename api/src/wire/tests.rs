@@ -1,8 +1,9 @@
 //! What one side writes, the other side reads.
 
+use super::change::Change;
 use super::operations::{Operation, Outcome};
 use super::problem::Problem;
-use super::vcpus::{Change, ChangeOne, Target, VcpuDetail, Vcpus};
+use super::vcpus::{ChangeOne, Target, VcpuDetail, Vcpus};
 use crate::route::fake::Fake;
 use crate::route::trouble::{Trouble, problem};
 use axum::body::to_bytes;

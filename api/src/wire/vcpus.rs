@@ -1,12 +1,9 @@
 //! vCPUs: what they are, and what they are to become.
 
-use hotvisor_vmm::hotplug::client::Want;
 use hotvisor_vmm::hotplug::view::{self, ThreadView, VcpuView, View};
-use serde::de::{Error as _, Unexpected, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 use utoipa::ToSchema;
 
@@ -45,8 +42,10 @@ pub(crate) struct Vcpu {
     /// Whether it is the boot CPU, which is never ejected.
     pub(crate) boot: bool,
     /// Its thread, if it has one now.
+    #[schema(required)]
     pub(crate) thread: Option<Thread>,
     /// The last operation that it was part of.
+    #[schema(required)]
     pub(crate) last_operation: Option<u64>,
 }
 
@@ -55,6 +54,7 @@ pub(crate) struct Vcpu {
 pub(crate) struct Thread {
     pub(crate) name: String,
     /// Its id on the host; null in the moment before it runs.
+    #[schema(required)]
     pub(crate) tid: Option<i32>,
     /// Whether it runs the guest; otherwise it is parked.
     pub(crate) running: bool,
@@ -66,6 +66,7 @@ pub(crate) struct VcpuDetail {
     #[serde(flatten)]
     pub(crate) vcpu: Vcpu,
     /// How long its thread has run so far, in microseconds; null where the vCPU is on its way out or gone.
+    #[schema(required)]
     pub(crate) run_time_us: Option<u64>,
     pub(crate) timeline: Timelines,
 }
@@ -73,7 +74,9 @@ pub(crate) struct VcpuDetail {
 /// How its last plug and its last unplug went; null where there was none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Timelines {
+    #[schema(required)]
     pub(crate) plug: Option<Timeline>,
+    #[schema(required)]
     pub(crate) unplug: Option<Timeline>,
 }
 
@@ -105,17 +108,6 @@ pub(crate) enum Target {
     Online,
     /// Ejected by the guest, with its thread parked.
     Offline,
-}
-
-/// What `PUT /api/v1/vcpus` takes: so many, or exactly these.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case", try_from = "Either")]
-#[schema(as = VcpusChange)]
-pub(crate) enum Change {
-    /// So many, whichever.
-    Desired(u32),
-    /// Exactly these; vCPU 0 must be one of them.
-    Online(BTreeSet<u32>),
 }
 
 /// What `PUT /api/v1/vcpus/{id}` takes.
@@ -216,74 +208,5 @@ impl<'de> Deserialize<'de> for Target {
             "offline" => Ok(Self::Offline),
             other => Err(D::Error::unknown_variant(other, &["online", "offline"])),
         }
-    }
-}
-
-impl From<Change> for Want {
-    fn from(change: Change) -> Self {
-        match change {
-            Change::Desired(count) => Self::Count(count),
-            Change::Online(set) => Self::Set(set),
-        }
-    }
-}
-
-/// [`Change`] before it is known to be one of the two: a derived enum would call both of them, or neither, a
-/// syntax error.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Either {
-    #[serde(default, deserialize_with = "there")]
-    desired: Option<Whole>,
-    #[serde(default, deserialize_with = "there")]
-    online: Option<Vec<Whole>>,
-}
-
-/// A field that may be left out and must not be null.
-fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
-impl TryFrom<Either> for Change {
-    type Error = Cow<'static, str>;
-
-    fn try_from(either: Either) -> Result<Self, Self::Error> {
-        match (either.desired, either.online) {
-            (Some(Whole(count)), None) => Ok(Self::Desired(count)),
-            (None, Some(ids)) => {
-                let mut set = BTreeSet::new();
-                match ids.into_iter().find(|Whole(id)| !set.insert(*id)) {
-                    Some(Whole(id)) => Err(format!("vCPU {id} is there twice").into()),
-                    None => Ok(Self::Online(set)),
-                }
-            }
-            (None, None) => Err("neither `desired` nor `online`".into()),
-            (Some(_), Some(_)) => Err("both `desired` and `online`".into()),
-        }
-    }
-}
-
-/// A whole number that is not negative. It says so itself, in words, when it is something else.
-struct Whole(u32);
-
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Digits;
-        impl Visitor<'_> for Digits {
-            type Value = Whole;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a whole number from 0 to {}", u32::MAX)
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Whole, E> {
-                u32::try_from(number)
-                    .map(Whole)
-                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
-            }
-        }
-        deserializer.deserialize_u32(Digits)
     }
 }
