@@ -18,6 +18,8 @@ pub(crate) struct Fake {
     /// Notified after each of them.
     heard: Condvar,
     refuse: Mutex<Option<Refused>>,
+    /// Calls that are kept until they may be answered; `None` where they are answered at once.
+    kept: Mutex<Option<Vec<Call>>>,
     paused: AtomicBool,
 }
 
@@ -72,6 +74,7 @@ impl Fake {
             asked: Mutex::default(),
             heard: Condvar::new(),
             refuse: Mutex::default(),
+            kept: Mutex::default(),
             paused: AtomicBool::new(false),
         });
         (fake.clone(), Client::new(fake, watched))
@@ -107,6 +110,31 @@ impl Fake {
     /// From now on every call is refused.
     pub(crate) fn refuse(&self, refused: Refused) {
         *self.refuse.lock().unwrap() = Some(refused);
+    }
+
+    /// From now on no call is refused.
+    pub(crate) fn accept(&self) {
+        self.refuse.lock().unwrap().take();
+    }
+
+    /// From now on no call is answered.
+    pub(crate) fn hold(&self) {
+        self.kept.lock().unwrap().get_or_insert_default();
+    }
+
+    /// Answers all calls, those that were not answered first.
+    pub(crate) fn let_go(&self) {
+        let kept = self.kept.lock().unwrap().take();
+        kept.into_iter()
+            .flatten()
+            .for_each(|call| self.answer(call));
+    }
+
+    /// The operation ended so long ago that it is dropped.
+    pub(crate) fn forget(&self, id: OperationId) {
+        self.publish(|view| {
+            view.operations.remove(&id);
+        });
     }
 
     /// The machine ends.
@@ -200,6 +228,15 @@ impl Fake {
 
 impl Calls for Fake {
     fn call(&self, call: Call) {
+        match &mut *self.kept.lock().unwrap() {
+            Some(kept) => kept.push(call),
+            None => self.answer(call),
+        }
+    }
+}
+
+impl Fake {
+    fn answer(&self, call: Call) {
         // Whoever asked may have left.
         match call {
             Call::Vcpus(VcpuCall::Change(request, reply)) => {

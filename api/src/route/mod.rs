@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod idempotency;
 mod input;
 mod openapi;
 mod operations;

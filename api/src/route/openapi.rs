@@ -4,6 +4,7 @@
 //! Route and description are registered by the same macro, so that neither can be without the other. What stands
 //! here is what many of them say: parameters, and the problems that they may be answered with.
 
+use super::idempotency::KEY_BYTES;
 use super::input::{Query, TIMEOUT, WAIT};
 use super::trouble::{self, Trouble};
 use super::{described, json};
@@ -188,7 +189,8 @@ impl IntoResponses for Changes {
         };
         let mut responses = problems(&[(
             StatusCode::UNPROCESSABLE_ENTITY,
-            "`invalid`: JSON, and not a change that can be asked for.",
+            "`invalid`: JSON, and not a change that can be asked for. `key_reused`: something else was asked for with \
+             this key.",
         )]);
         responses.extend(Conflict::responses());
         responses.extend(Failed::responses());
@@ -237,6 +239,26 @@ impl IntoParams for Timeout {
         let text =
             "Seconds that the operation may take; otherwise what the machine was started with.";
         vec![seconds("timeout", text, TIMEOUT)]
+    }
+}
+
+/// A request that may be sent again.
+pub(super) struct IdempotencyKey;
+
+impl IntoParams for IdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(KEY_BYTES))
+            .pattern(Some("^[!-~]+$"));
+        let text = "Whoever asks for the same with the same key gets the same operation, and no second one.";
+        let parameter = ParameterBuilder::new()
+            .name("Idempotency-Key")
+            .parameter_in(ParameterIn::Header)
+            .description(Some(text))
+            .schema(Some(schema));
+        vec![parameter.build()]
     }
 }
 

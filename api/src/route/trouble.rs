@@ -16,6 +16,8 @@ pub(crate) enum Trouble {
     Malformed(Problem),
     /// It can be read, and cannot be met as it stands.
     Invalid(Problem),
+    /// Its key was used for something else.
+    Reused(Problem),
     /// What it names is not there.
     Unknown(Problem),
     /// What it names cannot be used in this way.
@@ -44,6 +46,7 @@ impl Trouble {
         match self {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, Reason::Malformed),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, Reason::Invalid),
+            Self::Reused(_) => (StatusCode::UNPROCESSABLE_ENTITY, Reason::KeyReused),
             Self::Unknown(_) => (StatusCode::NOT_FOUND, Reason::Unknown),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, Reason::Method),
             Self::Conflict(_) => (StatusCode::CONFLICT, Reason::Conflict),
@@ -61,6 +64,7 @@ impl Trouble {
         match self {
             Self::Malformed(problem)
             | Self::Invalid(problem)
+            | Self::Reused(problem)
             | Self::Unknown(problem)
             | Self::Method(problem)
             | Self::Conflict(problem)

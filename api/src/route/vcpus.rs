@@ -1,16 +1,19 @@
 //! `/api/v1/vcpus`: what the vCPUs are, and what they are to become.
 
+use super::idempotency::{Key, Keys};
 use super::input::{self, Query};
-use super::openapi::{Always, Changes, NotThere, Timeout, VcpuPath, Wait};
+use super::openapi::{Always, Changes, IdempotencyKey, NotThere, Timeout, VcpuPath, Wait};
 use super::trouble::{Trouble, problem};
 use super::{operations, reply};
 use crate::wire::change::Change;
 use crate::wire::vcpus::{ChangeOne, VcpuDetail, Vcpus};
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use hotvisor_vmm::hotplug::client::{self, Client, Want};
 use hotvisor_vmm::hotplug::view::{VcpuView, View};
+use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -18,6 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Client> {
     OpenApiRouter::new()
         .routes(routes!(list, set))
         .routes(routes!(show, set_one))
+        .layer(Extension(Arc::<Keys>::default()))
 }
 
 /// List the vCPUs
@@ -71,15 +75,19 @@ async fn show(State(client): State<Client>, uri: Uri) -> Result<Response, Troubl
     path = "/api/v1/vcpus",
     operation_id = "changeVcpus",
     tag = "vcpus",
-    params(Wait, Timeout),
+    params(Wait, Timeout, IdempotencyKey),
     request_body = Change,
     responses(Changes, Always)
 )]
-async fn set(State(client): State<Client>, request: Request) -> Result<Response, Trouble> {
-    let query = Query::of(request.uri(), &["wait", "timeout"])?;
+async fn set(
+    State(client): State<Client>,
+    Extension(keys): Extension<Arc<Keys>>,
+    request: Request,
+) -> Result<Response, Trouble> {
+    let how = How::of(&request)?;
     let remedy = r#"send {"desired":3} or {"online":[0,2,5]}"#;
     let change: Change = input::object(request, remedy).await?;
-    ask(&client, change.into(), query).await
+    ask(&client, &keys, change.into(), how).await
 }
 
 /// Plug or unplug a vCPU
@@ -90,21 +98,44 @@ async fn set(State(client): State<Client>, request: Request) -> Result<Response,
     path = "/api/v1/vcpus/{id}",
     operation_id = "changeVcpu",
     tag = "vcpus",
-    params(VcpuPath, Wait, Timeout),
+    params(VcpuPath, Wait, Timeout, IdempotencyKey),
     request_body = ChangeOne,
     responses(Changes, Always, NotThere)
 )]
-async fn set_one(State(client): State<Client>, request: Request) -> Result<Response, Trouble> {
+async fn set_one(
+    State(client): State<Client>,
+    Extension(keys): Extension<Arc<Keys>>,
+    request: Request,
+) -> Result<Response, Trouble> {
     let id = named(&client.view(), request.uri())?.id;
-    let query = Query::of(request.uri(), &["wait", "timeout"])?;
+    let how = How::of(&request)?;
     let remedy = r#"send {"target":"online"} or {"target":"offline"}"#;
     let change: ChangeOne = input::object(request, remedy).await?;
-    ask(&client, Want::One(id, change.target.into()), query).await
+    ask(&client, &keys, Want::One(id, change.target.into()), how).await
+}
+
+/// What a request for a change says beside the change.
+struct How {
+    query: Query,
+    key: Option<Key>,
+}
+
+impl How {
+    fn of(request: &Request) -> Result<Self, Trouble> {
+        Ok(Self {
+            query: Query::of(request.uri(), &["wait", "timeout"])?,
+            key: Key::of(request.headers())?,
+        })
+    }
 }
 
 /// Asks for a change, and answers with the operation.
-async fn ask(client: &Client, want: Want, query: Query) -> Result<Response, Trouble> {
-    let timeout = query.timeout;
-    let id = client.change(client::Request { want, timeout }).await?;
-    operations::started(client, id, query.wait).await
+async fn ask(client: &Client, keys: &Keys, want: Want, how: How) -> Result<Response, Trouble> {
+    let timeout = how.query.timeout;
+    let request = client::Request { want, timeout };
+    let id = match how.key {
+        Some(key) => keys.change(client, key, request).await?,
+        None => client.change(request).await?,
+    };
+    operations::started(client, id, how.query.wait).await
 }

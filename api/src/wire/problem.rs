@@ -29,6 +29,8 @@ pub(crate) enum Reason {
     Malformed,
     /// It can be read, and cannot be met as it stands.
     Invalid,
+    /// Its `Idempotency-Key` was used for something else.
+    KeyReused,
     /// What it names is not there.
     Unknown,
     /// What it names cannot be used in this way.

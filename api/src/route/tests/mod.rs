@@ -1,12 +1,14 @@
 //! Shapes, status codes and sentences, without a socket and without a machine.
 
 mod bad_input;
+mod idempotency;
 
 use super::fake::Fake;
 use super::openapi::tests::described_as;
 use super::router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::Response;
 use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::{self, Client, Refused, Want};
 use hotvisor_vmm::hotplug::view::{Code, Target};
@@ -35,7 +37,10 @@ impl Answer {
 }
 
 async fn send(client: &Client, request: Request<Body>) -> Answer {
-    let response = router(client.clone()).oneshot(request).await.unwrap();
+    read(router(client.clone()).oneshot(request).await.unwrap()).await
+}
+
+async fn read(response: Response) -> Answer {
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     Answer {
