@@ -1,5 +1,7 @@
 //! Socket files: made so that nobody but their owner can ever connect, and removed with whoever made them.
 
+pub mod inherited;
+
 use crate::error::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{

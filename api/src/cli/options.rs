@@ -1,5 +1,6 @@
 //! The values of options, in Cloud Hypervisor's spelling: `key=value,key=value`, sizes with a unit.
 
+use crate::server::Place;
 use hotvisor_vmm::config::{Cpus, GuestEject, Serial};
 use hotvisor_vmm::{Error, Result};
 use std::ffi::OsStr;
@@ -188,18 +189,20 @@ pub(super) fn serial(text: &str) -> Result<Serial> {
     }
 }
 
-/// `PATH`, or `path=PATH` as Cloud Hypervisor also spells it.
-pub(super) fn api_socket(text: &Path) -> Result<PathBuf> {
+/// `PATH`, or `path=PATH` and `fd=N` as Cloud Hypervisor also spells them.
+pub(super) fn api_socket(text: &Path) -> Result<Place> {
     let bytes = text.as_os_str().as_bytes();
-    if bytes.starts_with(b"fd=") {
-        return Err(Error::input(
-            format!("--api-socket {}", text.display()),
-            "a socket of somebody else's making is not served",
-            "name a path, as in path=/run/vm.sock",
-        ));
+    if let Some(number) = bytes.strip_prefix(b"fd=") {
+        let number = str::from_utf8(number).ok();
+        let number = number.and_then(|number| number.parse().ok());
+        return number.map(Place::Passed).ok_or_else(|| {
+            let asked = format!("--api-socket {}", text.display());
+            let found = "that is not the number of a descriptor";
+            Error::input(asked, found, "give a whole number, as in fd=3")
+        });
     }
     let path = bytes.strip_prefix(b"path=").unwrap_or(bytes);
-    Ok(PathBuf::from(OsStr::from_bytes(path)))
+    Ok(Place::Path(PathBuf::from(OsStr::from_bytes(path))))
 }
 
 /// `honour` or `ignore`.
@@ -276,16 +279,17 @@ mod tests {
 
     #[test]
     fn sockets_in_all_spellings() {
-        let path = |text: &str| api_socket(Path::new(text));
-        assert_eq!(path("/run/vm.sock"), Ok(PathBuf::from("/run/vm.sock")));
-        assert_eq!(path("path=/run/vm.sock"), Ok(PathBuf::from("/run/vm.sock")));
-        assert_eq!(path("path=path=x"), Ok(PathBuf::from("path=x")));
-        assert!(
-            path("fd=3")
-                .unwrap_err()
-                .to_string()
-                .contains("name a path")
-        );
+        let place = |text: &str| api_socket(Path::new(text));
+        let path = |text: &str| Ok(Place::Path(PathBuf::from(text)));
+        assert_eq!(place("/run/vm.sock"), path("/run/vm.sock"));
+        assert_eq!(place("path=/run/vm.sock"), path("/run/vm.sock"));
+        assert_eq!(place("path=path=x"), path("path=x"));
+        assert_eq!(place("path=fd=3"), path("fd=3"));
+        assert_eq!(place("fd=3"), Ok(Place::Passed(3)));
+        for bad in ["fd=", "fd=x", "fd=3,4", "fd=4294967296", "fd= 3"] {
+            let said = place(bad).unwrap_err().to_string();
+            assert!(said.contains("give a whole number"), "{bad}: {said}");
+        }
     }
 
     #[test]

@@ -62,8 +62,8 @@ pub(super) struct Args {
     /// Virtio console: there is none
     #[arg(long, value_name = "off", default_value = "off")]
     console: String,
-    /// Unix socket of the REST API
-    #[arg(long, value_name = "PATH")]
+    /// Unix socket of the REST API; fd=N is a listening one that was passed on under that number
+    #[arg(long, value_name = "PATH|fd=N")]
     api_socket: Option<PathBuf>,
     /// What becomes of a vCPU that the guest ejects on its own account
     #[arg(long, value_name = "honour|ignore", default_value = "honour")]

@@ -79,9 +79,10 @@ impl Drop for Work {
     }
 }
 
-/// Accepts connections and serves them until `stop` is set or dropped; then the socket's file goes first.
+/// Accepts connections and serves them until `stop` is set or dropped; then the socket's file, if it is
+/// ours, goes first.
 pub(super) async fn serve(
-    (file, listener): (SocketFile, UnixListener),
+    (file, listener): (Option<SocketFile>, UnixListener),
     router: Router,
     limits: Limits,
     mut stop: watch::Receiver<bool>,

@@ -4,7 +4,7 @@
 //! because only a machine has something to serve:
 //!
 //! ```text
-//! let bound = Server::bind(&path)?;           // exit code 2 where that fails
+//! let bound = Server::bind(&place)?;          // exit code 2 where that fails
 //! let running = bound.serve(client)?;         // when the control thread has given its client
 //! ```
 
@@ -15,10 +15,12 @@ mod tests;
 use crate::route;
 use connections::{Limits, serve};
 use hotvisor_vmm::hotplug::client::Client;
-use hotvisor_vmm::socket::{self, FILES, SocketFile};
+use hotvisor_vmm::socket::{self, FILES, SocketFile, inherited};
 use hotvisor_vmm::{Error, Result};
+use std::fmt;
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,26 +32,57 @@ use tracing::{info, warn};
 /// How long [`Running::stop`] waits for the thread beyond the time that requests are given.
 const STOP: Duration = Duration::from_secs(1);
 
+/// Where the API is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At a socket file that we make.
+    Path(PathBuf),
+    /// At a listening socket that was passed to this process under this number.
+    Passed(RawFd),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Passed(number) => write!(f, "fd={number}"),
+        }
+    }
+}
+
 /// The API's server.
 pub(crate) struct Server;
 
 impl Server {
-    /// Listens at `path`; whoever connects has to wait until [`Bound::serve`].
+    /// Listens at `place`; whoever connects has to wait until [`Bound::serve`].
     ///
     /// # Errors
-    /// [`Error::Input`] for a path that cannot be used; nothing is left behind.
-    pub(crate) fn bind(path: &Path) -> Result<Bound> {
-        let (listener, file) = socket::bind_at("--api-socket ", path)?;
-        Ok(Bound { file, listener })
+    /// [`Error::Input`] for a place that cannot be used; nothing is left behind.
+    pub(crate) fn bind(place: &Place) -> Result<Bound> {
+        let asked = format!("--api-socket {place}");
+        let (listener, file) = match place {
+            Place::Path(path) => {
+                let (listener, file) = socket::bind_at("--api-socket ", path)?;
+                (listener, Some(file))
+            }
+            Place::Passed(number) => (inherited::take(&asked, *number)?, None),
+        };
+        Ok(Bound {
+            file,
+            listener,
+            asked,
+        })
     }
 }
 
 /// A socket that nobody serves yet. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    // Removed before the socket is closed.
-    file: SocketFile,
+    // Removed before the socket is closed. A socket that was passed to us has a file that is not ours, or none.
+    file: Option<SocketFile>,
     listener: UnixListener,
+    /// How it was asked for.
+    asked: String,
 }
 
 impl Bound {
@@ -62,9 +95,11 @@ impl Bound {
     }
 
     fn serve_within(self, client: Client, limits: Limits) -> Result<Running> {
-        let Self { file, listener } = self;
-        let path = file.path().display().to_string();
-        let asked = format!("--api-socket {path}");
+        let Self {
+            file,
+            listener,
+            asked,
+        } = self;
         let (runtime, listener) = start(listener).map_err(|e| Error::host(&asked, e, FILES))?;
         let (stop, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel();
@@ -80,7 +115,7 @@ impl Bound {
             .name("api".into())
             .spawn(body)
             .map_err(|e| Error::host(&asked, e, "raise the limit of threads (`ulimit -u`)"))?;
-        info!("the API is served on {path}");
+        info!("the API is served ({asked})");
         Ok(Running {
             stop,
             ended,

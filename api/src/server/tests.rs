@@ -1,5 +1,6 @@
 //! The server on its socket, with clients that write bytes of their own.
 
+use super::Place;
 use super::connections::Limits;
 use super::{Bound, Running, Server};
 use crate::route::fake::Fake;
@@ -31,7 +32,7 @@ fn made(serve: impl FnOnce(Bound, Client) -> Result<Running>) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api");
     let (fake, client) = Fake::new();
-    let running = serve(Server::bind(&path).unwrap(), client).unwrap();
+    let running = serve(Server::bind(&Place::Path(path.clone())).unwrap(), client).unwrap();
     Bed {
         fake,
         running,
@@ -297,6 +298,6 @@ fn stopping_does_not_wait_for_who_waits() {
 fn what_was_never_served_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api");
-    drop(Server::bind(&path).unwrap());
+    drop(Server::bind(&Place::Path(path.clone())).unwrap());
     assert!(!path.exists());
 }

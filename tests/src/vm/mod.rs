@@ -17,6 +17,7 @@ mod watch;
 
 use std::fmt::Display;
 use std::io::Write;
+use std::path::Path;
 use std::process::{ChildStdin, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -255,6 +256,12 @@ impl Vm {
     #[must_use]
     pub fn api(&self) -> api::Api<'_> {
         api::Api::new(self, builder::api_socket(self.folder.path()))
+    }
+
+    /// A client of Hotvisor's API at a socket that it was given.
+    #[must_use]
+    pub fn api_at(&self, socket: &Path) -> api::Api<'_> {
+        api::Api::new(self, socket.to_owned())
     }
 
     /// A connection to QEMU's machine protocol.

@@ -268,7 +268,18 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     ),
     (&["--api-socket", "in-use"], &["--api-socket in-use"]),
     (&["--api-socket", "text"], &["--api-socket text"]),
-    (&["--api-socket", "fd=3"], &["name a path"]),
+    (
+        &["--api-socket", "fd=0"],
+        &["--api-socket fd=0", "a standard stream"],
+    ),
+    (
+        &["--api-socket", "fd=1000000"],
+        &["no such descriptor is open", "or name a path"],
+    ),
+    (
+        &["--api-socket", "fd=three"],
+        &["not the number of a descriptor"],
+    ),
     // The socket is there when the console is found to be nowhere, and must go with the rest.
     (
         &["--api-socket", "api", "--serial", "file=nowhere/console"],

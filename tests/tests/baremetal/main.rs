@@ -2,6 +2,7 @@
 //! does one thing when it is told to. Any KVM can run it, so these tests reach the real ioctls and the real
 //! vCPU threads without the nested bed, in milliseconds each.
 
+mod activation;
 mod bad_input;
 mod console;
 mod cpus;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         packages: host::BAREMETAL,
         files: || Ok(Vec::new()),
         tests: [
+            activation::tests(),
             bad_input::tests(),
             console::tests(),
             machine::tests(),
