@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod end;
 pub mod error;
+pub mod events;
 pub mod hotplug;
 pub mod kvm;
 pub mod machine;

@@ -1,5 +1,6 @@
 //! A control thread that is none: it answers calls as a test wants, and publishes what the test says.
 
+use hotvisor_vmm::events::Writer;
 use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, VcpuCall, Want};
 use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::hotplug::view::{
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 
 /// See [`Fake::new`].
 pub(crate) struct Fake {
-    views: Mutex<Option<watch::Sender<Arc<View>>>>,
+    published: Mutex<Option<(watch::Sender<Arc<View>>, Writer)>>,
     asked: Mutex<Vec<Request>>,
     /// Notified after each of them.
     heard: Condvar,
@@ -69,15 +70,17 @@ impl Fake {
             ..View::default()
         };
         let (views, watched) = watch::channel(Arc::new(view));
+        let writer = Writer::default();
+        let events = writer.events();
         let fake = Arc::new(Self {
-            views: Mutex::new(Some(views)),
+            published: Mutex::new(Some((views, writer))),
             asked: Mutex::default(),
             heard: Condvar::new(),
             refuse: Mutex::default(),
             kept: Mutex::default(),
             paused: AtomicBool::new(false),
         });
-        (fake.clone(), Client::new(fake, watched))
+        (fake.clone(), Client::new(fake, watched, events))
     }
 
     /// What it was asked for, in order.
@@ -103,8 +106,10 @@ impl Fake {
 
     /// How many receivers its view has.
     pub(crate) fn watchers(&self) -> usize {
-        let views = self.views.lock().unwrap();
-        views.as_ref().map_or(0, watch::Sender::receiver_count)
+        let published = self.published.lock().unwrap();
+        published
+            .as_ref()
+            .map_or(0, |(views, _)| views.receiver_count())
     }
 
     /// From now on every call is refused.
@@ -139,7 +144,7 @@ impl Fake {
 
     /// The machine ends.
     pub(crate) fn end(&self) {
-        self.views.lock().unwrap().take();
+        self.published.lock().unwrap().take();
     }
 
     /// The operation ends.
@@ -148,7 +153,7 @@ impl Fake {
             let operation = Arc::make_mut(view.operations.get_mut(&id).unwrap());
             operation.ended = Some(Ended { code, at: moment() });
             view.ended += 1;
-            operation.parts[0].outcome = Some(Outcome {
+            Arc::make_mut(&mut operation.parts[0]).outcome = Some(Outcome {
                 code,
                 ost: Some((3, 130)),
                 detail: "the guest is busy".into(),
@@ -157,8 +162,8 @@ impl Fake {
     }
 
     fn publish(&self, change: impl FnOnce(&mut View)) {
-        let views = self.views.lock().unwrap();
-        if let Some(views) = &*views {
+        let published = self.published.lock().unwrap();
+        if let Some((views, _)) = &*published {
             // Wakes as rarely as the control thread does.
             views.send_if_modified(|view| {
                 let earlier = view.clone();
@@ -187,13 +192,13 @@ impl Fake {
             id: asked.len() as OperationId,
             kind,
             ended: None,
-            parts: vec![PartView {
+            parts: vec![Arc::new(PartView {
                 vcpu: id,
                 from: "dormant",
                 to,
                 phase: "plugging",
                 outcome: None,
-            }],
+            })],
             created_at: moment(),
         };
         let id = operation.id;

@@ -157,7 +157,7 @@ impl From<&OperationView> for Operation {
             kind,
             desired,
             state: view.ended.map_or(State::Running, state),
-            vcpus: view.parts.iter().map(Part::from).collect(),
+            vcpus: view.parts.iter().map(|part| Part::from(&**part)).collect(),
             created_at: moment(view.created_at),
             ended_at: view.ended.map(|ended| moment(ended.at)),
         }

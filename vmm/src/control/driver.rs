@@ -1,7 +1,7 @@
 //! The control thread's loop: events in, one transition at a time, actions out.
 
 use super::console::{self, Console};
-use super::hotplug::Hotplug;
+use super::hotplug::{Hotplug, Published};
 use super::lifecycle::{self, Action, Phase, Policy, Release, Start};
 use super::pause::Pauses;
 use super::queue::{Event, Posted, Queue};
@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::hotplug::client::{Call, Client};
 use crate::hotplug::machinery::Message;
 use crate::hotplug::notifier::Notifier;
-use crate::hotplug::view::View;
 use crate::kvm::{self, probe};
 use crate::machine::{Machine, Posts};
 use crate::vcpu::{Exit, VcpuRef};
@@ -25,7 +24,6 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 const TOKEN_QUEUE: u32 = 0;
@@ -36,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The control thread to be, and a way to reach it.
 pub struct Control {
     queue: Queue,
-    view: watch::Sender<Arc<View>>,
+    published: Published,
     notifiers: Vec<Box<dyn Notifier>>,
 }
 
@@ -48,7 +46,7 @@ impl Control {
     pub fn new() -> Result<Self> {
         Ok(Self {
             queue: Queue::new()?,
-            view: watch::Sender::default(),
+            published: Published::default(),
             notifiers: Vec::new(),
         })
     }
@@ -62,7 +60,9 @@ impl Control {
     /// A client; its calls are answered while the control thread runs.
     #[must_use]
     pub fn client(&self) -> Client {
-        Client::new(Arc::new(self.queue.post(0)), self.view.subscribe())
+        let Published { view, events } = &self.published;
+        let calls = Arc::new(self.queue.post(0));
+        Client::new(calls, view.subscribe(), events.events())
     }
 
     /// Runs a machine from its making to its end, on the calling thread.
@@ -103,7 +103,7 @@ impl<'a> Driver<'a> {
         }
         let Control {
             queue,
-            view,
+            published,
             notifiers,
         } = control;
         let output = Arc::new(Output::new(Arc::new(queue.post(0))));
@@ -112,7 +112,7 @@ impl<'a> Driver<'a> {
             on_reset: config.on_reset,
             shutdown_timeout: config.shutdown_timeout,
         };
-        let hotplug = Hotplug::new(config, notifiers, queue.post(0), view);
+        let hotplug = Hotplug::new(config, notifiers, queue.post(0), published);
         let mut driver = Self {
             config,
             kvm,
@@ -235,8 +235,9 @@ impl<'a> Driver<'a> {
         };
         match run(self) {
             Ok(()) => {
-                if start == Start::Held {
-                    self.paused();
+                match start {
+                    Start::Held => self.paused(),
+                    Start::Free => self.hotplug.machine_is("running"),
                 }
                 // What the guest before had not read is for this one.
                 self.queue.post(self.generation).input_wanted();
@@ -257,6 +258,7 @@ impl<'a> Driver<'a> {
     fn paused(&mut self) {
         info!("the guest is paused");
         self.machine.iter_mut().for_each(Machine::stop_clock);
+        self.hotplug.machine_is("paused");
         self.pauses.done();
     }
 
@@ -271,6 +273,7 @@ impl<'a> Driver<'a> {
         }
         self.machine.iter_mut().for_each(Machine::release);
         self.hotplug.resume();
+        self.hotplug.machine_is("running");
         self.pauses.released(why);
     }
 
@@ -373,6 +376,7 @@ impl MutEventSubscriber for Driver<'_> {
         if let Err(error) = self.run_machine() {
             return self.finish(End::Failed(error));
         }
+        self.hotplug.machine_is("running");
         let cpus = self.config.cpus;
         info!("the guest runs on {} of {} vCPUs", cpus.boot, cpus.max);
     }

@@ -2,6 +2,7 @@
 
 use super::queue::Post;
 use crate::config::VmConfig;
+use crate::events;
 use crate::hotplug::client::{Refused, VcpuCall};
 use crate::hotplug::coordinator::{Coordinator, Limits};
 use crate::hotplug::machinery::Message;
@@ -22,10 +23,17 @@ enum Answer {
     Cancelled(oneshot::Sender<Result<(), Refused>>, Result<(), Refused>),
 }
 
+/// What everybody may read.
+#[derive(Default)]
+pub(super) struct Published {
+    pub(super) view: watch::Sender<Arc<View>>,
+    pub(super) events: events::Writer,
+}
+
 /// The coordinator, and whom it answers.
 pub(super) struct Hotplug {
     coordinator: Coordinator,
-    view: watch::Sender<Arc<View>>,
+    published: Published,
     answers: Vec<Answer>,
     /// Calls that came while one machine was gone and the next one not there.
     waiting: Vec<VcpuCall>,
@@ -36,7 +44,7 @@ impl Hotplug {
         config: &VmConfig,
         notifiers: Vec<Box<dyn Notifier>>,
         post: Post,
-        view: watch::Sender<Arc<View>>,
+        published: Published,
     ) -> Self {
         let limits = Limits {
             operation: config.hotplug.operation_timeout,
@@ -50,7 +58,7 @@ impl Hotplug {
         }
         Self {
             coordinator,
-            view,
+            published,
             answers: Vec::new(),
             waiting: Vec::new(),
         }
@@ -79,6 +87,11 @@ impl Hotplug {
 
     pub(super) fn message(&mut self, message: Message, machine: &mut Machine) {
         self.coordinator.message(message, machine);
+    }
+
+    /// The machine is in this state from now on, as who follows the events is to hear.
+    pub(super) fn machine_is(&mut self, state: &'static str) {
+        self.coordinator.machine_is(state);
     }
 
     /// The machine is to stand still.
@@ -130,12 +143,14 @@ impl Hotplug {
         if let Some(machine) = machine
             && let Some(view) = self.coordinator.take_view(machine)
         {
-            self.view.send_if_modified(|published| {
+            self.published.view.send_if_modified(|published| {
                 let awaited = view.is_awaited_after(published);
                 *published = Arc::new(view);
                 awaited
             });
         }
+        // After the view, which shows what they are about.
+        self.published.events.write(self.coordinator.take_news());
         for answer in self.answers.drain(..) {
             // Nobody may be there any more to hear it.
             match answer {

@@ -2,6 +2,7 @@
 
 use super::view::{OperationId, Target, View};
 use crate::error::Problem;
+use crate::events::Events;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,13 +96,18 @@ pub trait Calls: Send + Sync {
 pub struct Client {
     calls: Arc<dyn Calls>,
     view: watch::Receiver<Arc<View>>,
+    events: Events,
 }
 
 impl Client {
-    /// A client whose calls and view these are.
+    /// A client whose calls, view and events these are.
     #[must_use]
-    pub fn new(calls: Arc<dyn Calls>, view: watch::Receiver<Arc<View>>) -> Self {
-        Self { calls, view }
+    pub fn new(calls: Arc<dyn Calls>, view: watch::Receiver<Arc<View>>, events: Events) -> Self {
+        Self {
+            calls,
+            view,
+            events,
+        }
     }
 
     /// The view as it is now. Everything that a request of this client has changed is in it.
@@ -115,6 +121,12 @@ impl Client {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
+    }
+
+    /// What happens. The view shows whatever an event that was read is about.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Asks for a change. The answer is the operation, which the view holds already.

@@ -3,6 +3,7 @@
 use super::view::{
     Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target,
 };
+use crate::events::{News, PhaseChange};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +17,7 @@ struct Running {
     kind: OperationKind,
     deadline: Instant,
     created_at: SystemTime,
-    parts: BTreeMap<u32, PartView>,
+    parts: BTreeMap<u32, Arc<PartView>>,
 }
 
 /// All operations of this process.
@@ -31,6 +32,8 @@ pub(super) struct Operations {
     count: u64,
     /// Something has changed since somebody last asked.
     changed: bool,
+    /// What has happened since somebody last asked, in order.
+    news: Vec<(SystemTime, News)>,
 }
 
 impl Operations {
@@ -58,8 +61,37 @@ impl Operations {
                 phase: from,
                 outcome: None,
             };
-            operation.parts.insert(vcpu, part);
+            operation.parts.insert(vcpu, Arc::new(part));
         }
+    }
+
+    /// Others are told how an operation stands: it has all of its parts now, or one of them has ended.
+    pub(super) fn show(&mut self, id: OperationId) {
+        if let Some(operation) = self.running.get(&id) {
+            let view = operation.view(id, None);
+            self.tell(News::Operation(Arc::new(view)));
+        }
+    }
+
+    /// A vCPU has another phase, which the open parts for it show.
+    pub(super) fn moved(&mut self, change: PhaseChange) {
+        for operation in self.running.values_mut() {
+            let part = operation.parts.get_mut(&change.vcpu);
+            if let Some(part) = part.filter(|part| part.outcome.is_none()) {
+                Arc::make_mut(part).phase = change.phase;
+            }
+        }
+        self.tell(News::Phase(change));
+    }
+
+    /// Something has happened that others may want to hear of.
+    pub(super) fn tell(&mut self, news: News) {
+        self.news.push((SystemTime::now(), news));
+    }
+
+    /// What has happened since this was last asked.
+    pub(super) fn take_news(&mut self) -> Vec<(SystemTime, News)> {
+        std::mem::take(&mut self.news)
     }
 
     /// Whether something has changed since this was last asked.
@@ -153,8 +185,12 @@ impl Operations {
         {
             info!(operation = id, vcpu, to = %part.to, code = %outcome.code, "{}", outcome.detail);
             self.changed = true;
+            let part = Arc::make_mut(part);
             part.phase = phase;
             part.outcome = Some(outcome);
+            if !operation.is_done() {
+                self.show(id);
+            }
         }
         self.end_if_done(id);
     }
@@ -177,8 +213,7 @@ impl Operations {
 
     /// Ends an operation all of whose parts have ended.
     pub(super) fn end_if_done(&mut self, id: OperationId) {
-        let done = |running: &Running| running.parts.values().all(|part| part.outcome.is_some());
-        if !self.running.get(&id).is_some_and(done) {
+        if !self.running.get(&id).is_some_and(Running::is_done) {
             return;
         }
         if let Some(operation) = self.running.remove(&id) {
@@ -191,8 +226,9 @@ impl Operations {
                 code: code.unwrap_or(Code::Succeeded),
                 at: SystemTime::now(),
             };
-            self.ended
-                .insert(id, Arc::new(operation.view(id, Some(ended))));
+            let view = Arc::new(operation.view(id, Some(ended)));
+            self.tell(News::Operation(view.clone()));
+            self.ended.insert(id, view);
             self.order.push_back(id);
             self.count += 1;
             self.changed = true;
@@ -204,27 +240,20 @@ impl Operations {
         }
     }
 
-    /// All of them, for everybody. `phase` says where a vCPU is now.
-    pub(super) fn view(
-        &mut self,
-        phase: impl Fn(u32) -> &'static str,
-    ) -> BTreeMap<OperationId, Arc<OperationView>> {
+    /// All of them, for everybody.
+    pub(super) fn view(&self) -> BTreeMap<OperationId, Arc<OperationView>> {
         let mut all = self.ended.clone();
-        for (id, operation) in &mut self.running {
-            for part in operation
-                .parts
-                .values_mut()
-                .filter(|part| part.outcome.is_none())
-            {
-                part.phase = phase(part.vcpu);
-            }
-            all.insert(*id, Arc::new(operation.view(*id, None)));
-        }
+        let running = self.running.iter();
+        all.extend(running.map(|(id, running)| (*id, Arc::new(running.view(*id, None)))));
         all
     }
 }
 
 impl Running {
+    fn is_done(&self) -> bool {
+        self.parts.values().all(|part| part.outcome.is_some())
+    }
+
     fn view(&self, id: OperationId, ended: Option<Ended>) -> OperationView {
         OperationView {
             id,

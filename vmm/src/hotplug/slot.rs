@@ -3,6 +3,7 @@
 use super::phase::Phase;
 use super::refusal;
 use super::view::{OperationId, Outcome, Target, Timeline};
+use crate::events::PhaseChange;
 use std::time::{Duration, Instant};
 
 /// A vCPU.
@@ -21,8 +22,10 @@ pub(super) struct Slot {
     pub(super) attempts: u64,
     /// When the guest is to be told again, the thread kicked again or ended, and the pause after that.
     pub(super) again: Option<(Instant, Duration)>,
-    /// When it came into its phase.
+    /// When it came into its phase, or, where that has several, into its stage; or what is under way began.
     since: Instant,
+    /// As `since`, of the whole phase.
+    phase_since: Instant,
     /// The last operation that it was part of.
     pub(super) last_operation: Option<OperationId>,
     /// How its last plug and its last unplug went.
@@ -59,6 +62,7 @@ impl Slot {
             attempts: 0,
             again: None,
             since: now,
+            phase_since: now,
             last_operation: None,
             last_plug: None,
             last_unplug: None,
@@ -87,6 +91,7 @@ impl Slot {
     /// Time stood still for so long.
     pub(super) fn postpone(&mut self, by: Duration) {
         self.since += by;
+        self.phase_since += by;
         let by_the_host = self.is_timed_by_the_host();
         if let Some((at, _)) = self.again.as_mut().filter(|_| !by_the_host) {
             *at += by;
@@ -97,11 +102,13 @@ impl Slot {
     #[cfg(test)]
     pub(super) fn age(&mut self, by: Duration) {
         self.since -= by;
+        self.phase_since -= by;
     }
 
     /// Begins an attempt in behalf of `operation`.
     pub(super) fn begin(&mut self, operation: OperationId, now: Instant) {
         self.since = now;
+        self.phase_since = now;
         self.attempts += 1;
         self.attempt = Some(Attempt {
             target: self.target,
@@ -125,26 +132,47 @@ impl Slot {
         }
     }
 
-    /// Goes into `phase`; the time spent in the one before is put down.
-    pub(super) fn enter(&mut self, phase: Phase, now: Instant) {
-        if phase.stage() == self.phase.stage() {
-            self.phase = phase;
-            return;
+    /// Goes into `phase`; the time spent in the one before is put down. Returns what others may want to know of
+    /// it, `id` being this vCPU's, where the phase is another one by its name.
+    #[must_use]
+    pub(super) fn enter(&mut self, id: u32, phase: Phase, now: Instant) -> Option<PhaseChange> {
+        let before = std::mem::replace(&mut self.phase, phase);
+        if phase.stage() == before.stage() {
+            return None;
         }
-        if let Some(attempt) = &mut self.attempt {
-            let spent = now.saturating_duration_since(self.since);
-            // Its rest before the attempt is no part of it; waiting to be started is one of a plug.
-            let rest = match self.phase {
-                Phase::Absent | Phase::Dormant | Phase::Online => true,
-                Phase::Plugged => attempt.target == Target::Offline,
-                _ => false,
-            };
-            if !rest {
-                attempt.timeline.phases.push((self.phase.stage(), spent));
-            }
-        }
+        let rest = self.rests_in(before);
+        let spent = now.saturating_duration_since(self.since);
         self.since = now;
-        self.phase = phase;
+        if let Some(attempt) = self.attempt.as_mut().filter(|_| !rest) {
+            attempt.timeline.phases.push((before.stage(), spent));
+        }
+        if phase.name() == before.name() {
+            return None;
+        }
+        let spent = now.saturating_duration_since(self.phase_since);
+        self.phase_since = now;
+        Some(PhaseChange {
+            vcpu: id,
+            generation: self.run,
+            target: self.target,
+            from: before.name(),
+            phase: phase.name(),
+            spent: (!rest).then_some(spent),
+            operation: self.attempt.as_ref().map(|a| a.timeline.operation),
+        })
+    }
+
+    /// Whether time that it spends in `phase` is no part of what is under way. Waiting to be started is a part of
+    /// a plug.
+    fn rests_in(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Absent | Phase::Dormant | Phase::Online => true,
+            Phase::Plugged => {
+                let attempt = self.attempt.as_ref();
+                attempt.is_none_or(|attempt| attempt.target == Target::Offline)
+            }
+            _ => false,
+        }
     }
 
     /// Ends the attempt; returns what it was for, and its outcome with the guest's last word in it.

@@ -124,7 +124,7 @@ pub struct OperationView {
     /// `None` while it runs.
     pub ended: Option<Ended>,
     /// One part for each vCPU that it changes.
-    pub parts: Vec<PartView>,
+    pub parts: Vec<Arc<PartView>>,
     /// When it was accepted.
     pub created_at: SystemTime,
 }

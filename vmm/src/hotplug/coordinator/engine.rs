@@ -80,7 +80,7 @@ impl Coordinator {
             debug!(id, ?event, ?before, after = ?change.phase, "{}", change.reason);
             reason.get_or_insert(change.reason);
             self.changed |= change.phase != before || change.outcome.is_some();
-            self.slots[id as usize].enter(change.phase, now);
+            self.enter(id, change.phase, now);
             for action in change.actions {
                 events.extend(self.act(id, action, machine));
             }
@@ -93,6 +93,14 @@ impl Coordinator {
             self.go_on(id, machine);
         }
         reason.unwrap_or_default()
+    }
+
+    /// Goes into `phase`, and has others hear of it.
+    pub(super) fn enter(&mut self, id: u32, phase: Phase, now: Instant) {
+        let slot = &mut self.slots[id as usize];
+        if let Some(change) = slot.enter(id, phase, now) {
+            self.operations.moved(change);
+        }
     }
 
     /// No attempt is under way: whoever has what was wanted is told, whoever has not gets a new attempt, and

@@ -16,11 +16,12 @@ use super::phase::{Action, Event, Phase};
 use super::slot::Slot;
 use super::step;
 use super::view::{Code, OperationKind, Outcome, Target, VcpuView, View};
+use crate::events::News;
 use crate::vcpu::VcpuRef;
 use hotvisor_devices::cpu_hotplug::{Notice, What};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info};
 
 /// The pause before the guest is told of a new vCPU again, doubled each time up to the longest. Nothing gets
@@ -115,25 +116,23 @@ impl Coordinator {
         for id in self.ids() {
             self.tell_notifiers_of_restart(id);
             let slot = &mut self.slots[id as usize];
-            let gate = &self.gates[id as usize];
             slot.plug = 0;
             slot.again = None;
             if slot.target == Target::Online {
                 slot.run += 1;
-                slot.enter(
-                    if id == 0 {
-                        Phase::Online
-                    } else {
-                        Phase::Plugged
-                    },
-                    now,
-                );
-                slot.attempt
+                let first = if id == 0 {
+                    Phase::Online
+                } else {
+                    Phase::Plugged
+                };
+                self.enter(id, first, now);
+                self.slots[id as usize]
+                    .attempt
                     .take_if(|attempt| attempt.target == Target::Offline);
-                gate.open();
+                self.gates[id as usize].open();
             } else {
-                slot.enter(Phase::Absent, now);
-                gate.set_offline();
+                self.enter(id, Phase::Absent, now);
+                self.gates[id as usize].set_offline();
                 let gone = outcome(Code::Succeeded, "the guest starts again without it");
                 self.attempt_ended(id, gone.clone());
                 // Somebody may wait for what nobody was at work on any more.
@@ -306,6 +305,7 @@ impl Coordinator {
         slot.last_operation = Some(operation);
         let from = slot.phase.name();
         self.operations.add(operation, id, from, Target::Offline);
+        self.operations.show(operation);
         let gone = outcome(Code::Refused, "the guest has ejected it instead");
         self.operations
             .conclude_all(id, Target::Online, from, &gone);
@@ -315,6 +315,16 @@ impl Coordinator {
     fn count(&self, which: impl Fn(&Slot) -> bool) -> u32 {
         let count = self.slots.iter().filter(|slot| which(slot)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// The machine is in this state from now on, as others are to hear in its turn.
+    pub fn machine_is(&mut self, state: &'static str) {
+        self.operations.tell(News::Machine(state));
+    }
+
+    /// What has happened since the last time, in order. The view that is taken before shows it.
+    pub fn take_news(&mut self) -> Vec<(SystemTime, News)> {
+        self.operations.take_news()
     }
 
     /// The view, if it has changed since the last time.
@@ -336,14 +346,13 @@ impl Coordinator {
                 gate: self.gates[id as usize].entrance(),
             })
         };
-        let phases: Vec<_> = self.slots.iter().map(|slot| slot.phase.name()).collect();
         Some(View {
             desired: self.desired,
             plugged: self.count(|slot| slot.phase.is_plugged()),
             online: self.count(|slot| slot.phase.is_online()),
             max: self.count(|_| true),
             vcpus: (0u32..).zip(&self.slots).map(vcpu).collect(),
-            operations: self.operations.view(|id| phases[id as usize]),
+            operations: self.operations.view(),
             ended: self.operations.ended(),
         })
     }

@@ -48,6 +48,7 @@ impl Coordinator {
             parts.push(id);
         }
         self.desired = self.count(|slot| slot.target == Target::Online);
+        self.operations.show(operation);
         info!(operation, ?kind, ?parts, "asked for");
         for id in parts {
             self.pursue(id, machine);

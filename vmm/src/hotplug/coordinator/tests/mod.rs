@@ -2,6 +2,7 @@
 
 mod bench;
 mod late;
+mod news;
 mod pause;
 mod random;
 

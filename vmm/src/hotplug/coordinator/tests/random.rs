@@ -1,6 +1,7 @@
 //! The coordinator and the real controller, with threads and a guest that do whatever they may, in any order.
 
 use super::super::*;
+use super::news::Follower;
 use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
 use crate::hotplug::view::ThreadView;
@@ -254,6 +255,7 @@ struct World {
     /// A CPU that was ejected, and of which the guest has not said so yet.
     last_word: Option<u32>,
     published: View,
+    follower: Follower,
 }
 
 impl World {
@@ -276,10 +278,16 @@ impl World {
             machine: 1,
             last_word: None,
             published: View::default(),
+            follower: Follower::default(),
         }
     }
 
     fn step(&mut self, step: Step) {
+        self.take(step);
+        self.follower.hear(&mut self.coordinator);
+    }
+
+    fn take(&mut self, step: Step) {
         match step {
             Step::Ask(want, brief) => {
                 let timeout = Some(if brief { Duration::ZERO } else { FOREVER });
@@ -393,6 +401,7 @@ impl World {
     /// At rest, what is said is what there is.
     fn check(&mut self) {
         let view = self.view();
+        self.follower.check(&view);
         for (id, slot) in (0..CPUS).zip(&self.coordinator.slots) {
             let plugged = slot.phase.is_plugged();
             assert_eq!(plugged, self.board.is_enabled(id), "{id} {:?}", slot.phase);
@@ -425,6 +434,7 @@ impl World {
         self.settle();
         self.coordinator.operations.expire();
         self.coordinator.tick(&mut self.board);
+        self.follower.hear(&mut self.coordinator);
         self.settle();
     }
 }
@@ -446,6 +456,7 @@ proptest! {
         let timeout = Some(FOREVER);
         let request = Request { want: Want::Count(CPUS), timeout };
         let operation = world.coordinator.change(&request, &mut world.board).unwrap();
+        world.follower.hear(&mut world.coordinator);
         world.come_to_rest();
         world.check();
         let ended = world.view().operations[&operation].ended;
