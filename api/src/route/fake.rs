@@ -1,6 +1,6 @@
 //! A control thread that is none: it answers calls as a test wants, and publishes what the test says.
 
-use hotvisor_vmm::events::Writer;
+use hotvisor_vmm::events::{News, Writer};
 use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, VcpuCall, Want};
 use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::hotplug::view::{
@@ -102,6 +102,14 @@ impl Fake {
             "asked {} times, not {times}",
             asked.len()
         );
+    }
+
+    /// Something happens.
+    pub(crate) fn happens(&self, news: impl IntoIterator<Item = News>) {
+        let news = news.into_iter().map(|news| (moment(), news));
+        if let Some((_, events)) = &mut *self.published.lock().unwrap() {
+            events.write(news);
+        }
     }
 
     /// How many receivers its view has.

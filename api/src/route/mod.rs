@@ -1,6 +1,7 @@
 //! The REST API: one family of endpoints a file. Reads are answered from the published view; a change goes to
 //! the control thread as one call. Nothing here waits for a vCPU, and nothing here knows about sockets.
 
+mod events;
 #[cfg(test)]
 pub(crate) mod fake;
 mod idempotency;
@@ -30,6 +31,7 @@ fn described() -> OpenApiRouter<Client> {
     openapi::head()
         .merge(vcpus::routes())
         .merge(operations::routes())
+        .merge(events::routes())
         .merge(vm::routes())
         .merge(openapi::routes())
 }

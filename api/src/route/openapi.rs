@@ -8,6 +8,7 @@ use super::idempotency::KEY_BYTES;
 use super::input::{Query, TIMEOUT, WAIT};
 use super::trouble::{self, Trouble};
 use super::{described, json};
+use crate::wire::events::Event;
 use crate::wire::operations::Operation;
 use crate::wire::problem::Problem;
 use axum::body::{Body, Bytes};
@@ -40,11 +41,12 @@ use utoipa_axum::routes;
             not have is 405 with an `Allow` header, and a request whose head is no HTTP is closed with a bare 400, or \
             431 where it is longer than 16 KiB.",
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, Event)),
     tags(
         (name = "vcpus", description = "What the vCPUs are, and what they are to become."),
         (name = "operations", description = "What was asked for, and what became of it."),
         (name = "machine", description = "The whole machine, in the spelling of Cloud Hypervisor."),
+        (name = "events", description = "What happens, and how often it has happened."),
         (name = "about", description = "This API."),
     )
 )]

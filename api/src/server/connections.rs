@@ -5,12 +5,14 @@
 //! | client | answer |
 //! |---|---|
 //! | connects and says nothing, or a little at a time | closed after [`Limits::idle`] |
-//! | does not read its answers | the same |
+//! | does not read its answers | the same, also in the middle of a stream of events |
+//! | follows the events | its connection is in use as long as it reads |
 //! | opens many connections | above [`Limits::connections`] the longest idle one is closed; if none is idle, the new one is told so and closed |
 //! | sends endless headers | 431 at [`HEAD_BYTES`] or [`HEADERS`] |
 //! | sends an endless body | 413, or 408 (`route/input.rs`) |
 //! | leaves while it waits | its wait ends with it; the operation goes on |
 
+use super::answer::Answer;
 use crate::route::trouble::{Trouble, problem};
 use axum::Router;
 use hotvisor_vmm::socket::SocketFile;
@@ -56,11 +58,56 @@ impl Limits {
 }
 
 /// What is known of one connection.
-struct Seat {
-    /// Since when no request is being worked on; `None` while one is.
-    idle_since: Cell<Option<Instant>>,
+pub(super) struct Seat {
+    doing: Cell<Doing>,
     /// Told when another connection needs the place.
     leave: Notify,
+}
+
+/// What a connection is used for.
+#[derive(Clone, Copy)]
+enum Doing {
+    /// Nothing, since then.
+    Nothing(Instant),
+    /// A request is being worked on.
+    Work,
+    /// An answer without an end goes out, of which something was last taken then.
+    Stream(Instant),
+}
+
+impl Seat {
+    fn new() -> Self {
+        Self {
+            doing: Cell::new(Doing::Nothing(Instant::now())),
+            leave: Notify::new(),
+        }
+    }
+
+    /// An answer without an end goes out, and something of it was taken just now.
+    pub(super) fn streams(&self) {
+        self.doing.set(Doing::Stream(Instant::now()));
+    }
+
+    /// No request is being worked on any more, and no answer goes out.
+    pub(super) fn rests(&self) {
+        self.doing.set(Doing::Nothing(Instant::now()));
+    }
+
+    /// Since when nothing was seen of the client; `None` while it is the client that waits.
+    fn silent_since(&self) -> Option<Instant> {
+        match self.doing.get() {
+            Doing::Nothing(since) | Doing::Stream(since) => Some(since),
+            Doing::Work => None,
+        }
+    }
+
+    /// Since when it is of no use to its client.
+    fn idle_since(&self) -> Option<Instant> {
+        match self.doing.get() {
+            Doing::Nothing(since) => Some(since),
+            Doing::Stream(_) | Doing::Work => None,
+        }
+    }
 }
 
 /// A request being worked on.
@@ -68,14 +115,14 @@ struct Work(Rc<Seat>);
 
 impl Work {
     fn begin(seat: &Rc<Seat>) -> Self {
-        seat.idle_since.set(None);
+        seat.doing.set(Doing::Work);
         Self(seat.clone())
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.0.idle_since.set(Some(Instant::now()));
+        self.0.rests();
     }
 }
 
@@ -102,10 +149,7 @@ pub(super) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     if make_room(&mut seats, limits.connections) {
-                        let seat = Rc::new(Seat {
-                            idle_since: Cell::new(Some(Instant::now())),
-                            leave: Notify::new(),
-                        });
+                        let seat = Rc::new(Seat::new());
                         seats.push(Rc::downgrade(&seat));
                         let router = router.clone();
                         tasks.spawn_local(attend(stream, router, seat, limits.idle, stop.clone()));
@@ -136,7 +180,7 @@ fn make_room(seats: &mut Vec<Weak<Seat>>, most: usize) -> bool {
     if seats.len() < most {
         return true;
     }
-    let idle = |seat: &Weak<Seat>| seat.upgrade().and_then(|seat| seat.idle_since.get());
+    let idle = |seat: &Weak<Seat>| seat.upgrade().and_then(|seat| seat.idle_since());
     let longest = (0..seats.len())
         .filter_map(|at| Some((idle(&seats[at])?, at)))
         .min();
@@ -167,15 +211,18 @@ async fn attend(
     router: Router,
     seat: Rc<Seat>,
     idle: Duration,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
+    let mut stopped = stop.clone();
     let service = service_fn(|request| {
         let work = Work::begin(&seat);
         let answer = router.clone().call(request);
+        let stop = stop.clone();
+        let seat = &seat;
         async move {
             let answer = answer.await;
             drop(work);
-            answer
+            answer.map(|answer| answer.map(|body| Answer::new(body, seat, stop)))
         }
     });
     let mut connection = pin!(
@@ -189,12 +236,12 @@ async fn attend(
     let mut stopping = false;
     loop {
         // Looked at again when the time is over, because it may have been busy in between.
-        let since = seat.idle_since.get().unwrap_or_else(Instant::now);
+        let since = seat.silent_since().unwrap_or_else(Instant::now);
         let turn = async {
             tokio::select! {
                 ended = connection.as_mut() => Some(ended),
                 () = seat.leave.notified() => Some(Ok(())),
-                _ = stop.wait_for(|stop| *stop), if !stopping => None,
+                _ = stopped.wait_for(|stop| *stop), if !stopping => None,
             }
         };
         match timeout_at(since + idle, turn).await {
@@ -209,8 +256,8 @@ async fn attend(
                 connection.as_mut().graceful_shutdown();
             }
             Err(_over) => {
-                let idle_for = seat.idle_since.get().map(|since| since.elapsed());
-                if idle_for.is_some_and(|time| time >= idle) {
+                let silent_for = seat.silent_since().map(|since| since.elapsed());
+                if silent_for.is_some_and(|time| time >= idle) {
                     return;
                 }
             }

@@ -8,6 +8,7 @@
 //! let running = bound.serve(client)?;         // when the control thread has given its client
 //! ```
 
+mod answer;
 mod connections;
 #[cfg(test)]
 mod tests;

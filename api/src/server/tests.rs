@@ -1,5 +1,7 @@
 //! The server on its socket, with clients that write bytes of their own.
 
+mod events;
+
 use super::Place;
 use super::connections::Limits;
 use super::{Bound, Running, Server};

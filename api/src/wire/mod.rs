@@ -3,6 +3,7 @@
 //! types are the document's text.
 
 pub(crate) mod change;
+pub(crate) mod events;
 pub(crate) mod operations;
 pub(crate) mod problem;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Shapes, status codes and sentences, without a socket and without a machine.
 
 mod bad_input;
+mod events;
 mod idempotency;
 
 use super::fake::Fake;

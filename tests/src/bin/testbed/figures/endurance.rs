@@ -9,9 +9,9 @@ use super::MEMORY;
 use super::cycles::{self, REPORT, Way};
 use crate::progress::Step;
 
-/// Cycles before the first look, so that what is made once is there, and the list of the latest operations is
-/// as long as it gets: 256.
-const WARM_UP: u32 = 130;
+/// Cycles before the first look, so that what is made once is there, and the lists of the latest operations, 256,
+/// and of the latest events, 4096, are as long as they get. A cycle has 13 events.
+const WARM_UP: u32 = 350;
 /// KiB that Hotvisor's own memory may vary by: a heap whose free pieces lie elsewhere, pages of code that ran
 /// for the first time.
 const SLACK: u64 = 128;
