@@ -2,6 +2,7 @@
 //! process that use vCPUs are put together with the machine.
 
 mod cli;
+mod client;
 mod route;
 mod server;
 mod wire;

@@ -1,9 +1,22 @@
 //! The command line.
 
+mod change;
 mod check;
+mod connection;
+mod event;
+mod events;
+mod follow;
 mod log;
+mod operations;
 mod options;
+mod pages;
+mod progress;
 mod run;
+mod sentence;
+mod text;
+mod timeline;
+mod vcpus;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use hotvisor_vmm::control::Control;
@@ -26,7 +39,19 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Vcpus(vcpus::Args),
+    Unplug(change::Unplug),
+    Plug(change::Plug),
+    Resize(change::Resize),
+    Operations(operations::List),
+    Wait(operations::Wait),
+    Cancel(operations::Cancel),
+    Watch(watch::Args),
+    Events(events::Args),
+    Timeline(timeline::Args),
     Check(check::Args),
+    Completions(pages::Completions),
+    Man(pages::Man),
 }
 
 impl Cli {
@@ -34,7 +59,19 @@ impl Cli {
     pub(crate) fn run(self, extend: impl FnOnce(&mut Control)) -> ExitCode {
         match self.command {
             Command::Run(args) => args.run(extend),
+            Command::Vcpus(args) => args.run(),
+            Command::Unplug(args) => args.run(),
+            Command::Plug(args) => args.run(),
+            Command::Resize(args) => args.run(),
+            Command::Operations(args) => args.run(),
+            Command::Wait(args) => args.run(),
+            Command::Cancel(args) => args.run(),
+            Command::Watch(args) => args.run(),
+            Command::Events(args) => args.run(),
+            Command::Timeline(args) => args.run(),
             Command::Check(args) => args.run(),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
         }
     }
 }
