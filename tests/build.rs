@@ -7,7 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: &[&str] = &["entry.S", "main.c", "serial.c", "acpi.c", "cpu.c"];
+const SOURCES: &[&str] = &[
+    "entry.S",
+    "main.c",
+    "serial.c",
+    "acpi.c",
+    "cpu.c",
+    "hotplug.c",
+];
 const OTHERS: &[&str] = &["guest.ld", "guest.h", "layout.h"];
 
 /// No C library, no headers but the compiler's own, no registers but the general ones: nothing sets up the

@@ -25,9 +25,6 @@
 #define PIN_LEVEL (1u << 15)
 #define PIN_MASKED (1u << 16)
 
-/* Pin of COM1. */
-#define PIN_SERIAL 4
-
 /* One page for each CPU: what it does, what it is asked to do, and its stack up to the end. */
 struct cpu {
     volatile uint32_t alive;  /* how often it was started */
@@ -393,6 +390,17 @@ static uint32_t ioapic_pins(void)
 {
     *(volatile uint32_t *)(IOAPIC_BASE + IOAPIC_SELECT) = IOAPIC_VERSION;
     return (*(volatile uint32_t *)(IOAPIC_BASE + IOAPIC_WINDOW) >> 16 & 0xff) + 1;
+}
+
+void open_pin(uint32_t pin)
+{
+    ioapic_write(IOAPIC_TABLE + 2 * pin + 1, boot_id << 24);
+    ioapic_write(IOAPIC_TABLE + 2 * pin, VECTOR_PIN);
+}
+
+void close_pin(uint32_t pin)
+{
+    ioapic_write(IOAPIC_TABLE + 2 * pin, PIN_MASKED | VECTOR_PIN);
 }
 
 bool await_pin(uint32_t pin, bool level, uint32_t id)

@@ -55,15 +55,24 @@ bool perform_on(uint32_t id, struct op *op);
 bool start_cpu(uint32_t id);
 /* Whether the CPU was ever started, and prints its slot. */
 bool show_cpu(uint32_t id);
-/* Waits for one interrupt of an I/O APIC pin; false if there is no such pin. */
 /* APIC id of the CPU that was entered. */
 extern uint32_t boot_id;
-
+/* Pin of COM1. */
+#define PIN_SERIAL 4
+/* Waits for one interrupt of an I/O APIC pin; false if there is no such pin. */
 bool await_pin(uint32_t pin, bool level, uint32_t id);
+/* Lets an I/O APIC pin interrupt the boot CPU by edges, and no longer. */
+void open_pin(uint32_t pin);
+void close_pin(uint32_t pin);
 void triple_fault(void);
 void halt_forever(void);
 /* How long to wait for other CPUs, as the logarithm of a number of TSC ticks. */
 extern uint32_t patience;
+
+/* ---- hotplug.c: CPUs that come and go ---- */
+
+/* Serves them until a byte comes in; returns how many events there were. */
+uint32_t serve(void);
 
 /* ---- instructions ---- */
 

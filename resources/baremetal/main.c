@@ -206,6 +206,8 @@ static void run(char **words, int count)
         do_on(words, count);
     else if (same(command, "irq"))
         do_irq(words, count);
+    else if (same(command, "serve"))
+        say("ok events=%u\n", serve());
     else if (same(command, "patience"))
         do_patience(words, count);
     else if (same(command, "off"))

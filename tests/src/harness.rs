@@ -42,6 +42,8 @@ pub struct Test {
     pub name: String,
     /// The kernels that it boots.
     pub images: Vec<Image>,
+    /// Why it cannot run in L1, where it is skipped then.
+    pub only_on_host: Option<&'static str>,
     /// What it does.
     pub run: Body,
 }
@@ -56,6 +58,7 @@ impl Test {
         Self {
             name: format!("{name}::{}", image.kernel().name()),
             images: vec![image],
+            only_on_host: None,
             run: Arc::new(move |context| run(context, image.kernel())),
         }
     }
@@ -160,10 +163,14 @@ fn run_here(tests: Vec<Test>, arguments: &Arguments, context: Option<Context>) -
         .into_iter()
         .map(|test| {
             let context = context.clone();
-            Trial::test(test.name, move || {
+            let trial = Trial::test(test.name, move || {
                 let context = context.ok_or("this test has nothing to run with")?;
                 (test.run)(&context).map_err(|error| format!("{error:#}").into())
-            })
+            });
+            match test.only_on_host {
+                Some(why) if Job::is_running() => trial.with_kind(why).with_ignored_flag(true),
+                _ => trial,
+            }
         })
         .collect();
     let arguments = Arguments {

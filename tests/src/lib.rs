@@ -24,4 +24,5 @@ pub mod kernels;
 pub mod nested;
 pub mod paths;
 pub mod process;
+pub mod schemathesis;
 pub mod vm;

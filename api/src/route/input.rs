@@ -18,11 +18,10 @@ use tokio::time::timeout;
 const BODY_BYTES: usize = 64 << 10;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// How long a request may wait for an operation. Whoever wants more asks again.
-pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-/// How long an operation may be given.
-pub(super) const TIMEOUT: RangeInclusive<Duration> =
-    Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+/// How long a request may wait for an operation, in seconds. Whoever wants more asks again.
+pub(super) const WAIT: RangeInclusive<f64> = 0.0..=3600.0;
+/// How long an operation may be given, in seconds.
+pub(super) const TIMEOUT: RangeInclusive<f64> = 1e-3..=86_400.0;
 
 /// What stands behind the `?`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,9 +56,9 @@ impl Query {
                 let found = "it is there twice";
                 return Err(Trouble::Malformed(problem(asked, found, "give it once")));
             }
-            let Some(time) = seconds(value).filter(|time| range.contains(time)) else {
+            let Some(time) = seconds(value, &range) else {
                 let found = format!("{value:?} is not a time that it can be");
-                let (least, most) = (range.start().as_secs_f64(), range.end().as_secs_f64());
+                let (least, most) = range.into_inner();
                 let remedy = format!("give seconds from {least} to {most}, as in 2.5");
                 return Err(Trouble::Malformed(problem(asked, found, remedy)));
             };
@@ -70,8 +69,9 @@ impl Query {
 }
 
 /// Seconds, in any spelling of a number that JSON has: 2, 2.5, 2e-3.
-fn seconds(text: &str) -> Option<Duration> {
-    let seconds = serde_json::from_str(text).ok()?;
+fn seconds(text: &str, range: &RangeInclusive<f64>) -> Option<Duration> {
+    let seconds = serde_json::from_str(text).ok();
+    let seconds = seconds.filter(|seconds| range.contains(seconds))?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
@@ -179,6 +179,7 @@ mod tests {
             "wait=%201",
             "wait=01",
             "wait=3601",
+            "wait=3600.0000000000005",
             "wait=1&wait=1",
             "timeout=0",
             "timeout=0.0009",

@@ -19,7 +19,6 @@ use hotvisor_vmm::hotplug::client::Client;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
-use std::time::Duration;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::link::Link;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -210,11 +209,12 @@ impl IntoResponses for Changes {
 }
 
 /// A parameter of the query that is a time in seconds.
-fn seconds(name: &str, text: &str, range: RangeInclusive<Duration>) -> Parameter {
+fn seconds(name: &str, text: &str, range: RangeInclusive<f64>) -> Parameter {
+    let (least, most) = range.into_inner();
     let schema = ObjectBuilder::new()
         .schema_type(Type::Number)
-        .minimum(Some(range.start().as_secs_f64()))
-        .maximum(Some(range.end().as_secs_f64()));
+        .minimum(Some(least))
+        .maximum(Some(most));
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Query)

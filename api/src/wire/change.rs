@@ -116,6 +116,14 @@ impl<'de> Deserialize<'de> for Whole {
                     .map(Whole)
                     .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
             }
+
+            /// To JSON Schema, and to many who write JSON, 3.0 is a whole number.
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Whole, E> {
+                let whole = number.to_string().parse();
+                whole
+                    .map(Whole)
+                    .map_err(|_| E::invalid_value(Unexpected::Float(number), &self))
+            }
         }
         deserializer.deserialize_u32(Digits)
     }

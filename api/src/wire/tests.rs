@@ -64,6 +64,10 @@ fn changes_are_read_as_they_were_written() {
     for (change, text) in cases {
         assert_eq!(there_and_back(&change), text);
     }
+    for text in ["3.0", "3e0", "0.3e1"] {
+        let change: Change = serde_json::from_str(&format!(r#"{{"desired":{text}}}"#)).unwrap();
+        assert_eq!(change, Change::Desired(3), "{text}");
+    }
     for (target, text) in [
         (Target::Online, r#"{"target":"online"}"#),
         (Target::Offline, r#"{"target":"offline"}"#),

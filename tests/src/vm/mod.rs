@@ -17,7 +17,7 @@ mod watch;
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -255,7 +255,13 @@ impl Vm {
     /// A client of Hotvisor's API.
     #[must_use]
     pub fn api(&self) -> api::Api<'_> {
-        api::Api::new(self, builder::api_socket(self.folder.path()))
+        api::Api::new(self, self.api_socket())
+    }
+
+    /// Where Hotvisor's API is.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        builder::api_socket(self.folder.path())
     }
 
     /// A client of Hotvisor's API at a socket that it was given.

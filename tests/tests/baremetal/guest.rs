@@ -39,6 +39,7 @@ pub(crate) fn test(name: &str, run: fn(&Context) -> Result<()>) -> Test {
     Test {
         name: name.to_owned(),
         images: Vec::new(),
+        only_on_host: None,
         run: Arc::new(run),
     }
 }

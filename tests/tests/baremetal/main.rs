@@ -6,11 +6,13 @@ mod activation;
 mod bad_input;
 mod console;
 mod cpus;
+mod document;
 mod end;
 mod guest;
 mod hotplug;
 mod machine;
 mod pause;
+mod served;
 
 use std::process::ExitCode;
 
@@ -28,9 +30,11 @@ fn main() -> ExitCode {
             console::tests(),
             machine::tests(),
             cpus::tests(),
+            document::tests(),
             end::tests(),
             hotplug::tests(),
             pause::tests(),
+            served::tests(),
         ]
         .concat(),
     })

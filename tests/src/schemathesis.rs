@@ -1,0 +1,146 @@
+//! [Schemathesis](https://schemathesis.io): makes requests out of an OpenAPI document, good and bad ones, and
+//! checks that each answer is as the document says.
+//!
+//! It comes from PyPI into a virtual environment of its own, once, in the versions that
+//! `tests/schemathesis/requirements.txt` names. It speaks TCP, and the API does not: see [`Forwarder`].
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::{host, paths, process};
+
+/// What a virtual environment is made with.
+const PACKAGES: &[&str] = &["python3", "python3-venv"];
+/// Debian's Python, whatever else is on the path.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// The folder of what is ours about it.
+fn folder() -> PathBuf {
+    paths::workspace().join("tests/schemathesis")
+}
+
+/// The executable, installed if it was not yet.
+///
+/// # Errors
+/// A Debian package is missing, or PyPI cannot be reached.
+fn install() -> Result<PathBuf> {
+    host::ensure(PACKAGES)?;
+    let wanted = fs::read_to_string(folder().join("requirements.txt"))?;
+    let bed = paths::bed("schemathesis")?;
+    let (dir, stamp) = (bed.join("venv"), bed.join("installed"));
+    let lock = File::create(bed.join("lock"))?;
+    lock.lock()
+        .context("cannot lock the folder of schemathesis")?;
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        eprintln!("bed: installing schemathesis from PyPI");
+        process::output(
+            Command::new(PYTHON)
+                .args(["-m", "venv", "--clear"])
+                .arg(&dir),
+        )?;
+        let quiet = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ];
+        process::output(
+            Command::new(dir.join("bin/python"))
+                .args(quiet)
+                .arg("--requirement")
+                .arg(folder().join("requirements.txt")),
+        )
+        .context(
+            "cannot install schemathesis; it comes from PyPI, once, and needs the network for that",
+        )?;
+        // Written last: what it names is whole.
+        fs::write(&stamp, wanted)?;
+    }
+    Ok(dir.join("bin/schemathesis"))
+}
+
+/// Checks the API at `socket` against the document that it serves, with all checks, on `examples` requests for each
+/// operation and more; returns what schemathesis printed. The same requests every time, as far as the answers are
+/// the same.
+///
+/// # Errors
+/// It cannot be installed, found something, or was not done within `patience`.
+pub fn check(socket: &Path, examples: u32, patience: Duration, more: &[&str]) -> Result<String> {
+    let program = install()?;
+    let forwarder = Forwarder::start(socket)?;
+    let scratch = tempfile::Builder::new().prefix("schemathesis-").tempdir()?;
+    let document = format!("http://{}/openapi.json", forwarder.address);
+    let arguments = ["--checks", "all", "--seed", "1", "--request-timeout", "20"];
+    let mut command = Command::new("timeout");
+    command
+        .arg(patience.as_secs().to_string())
+        .arg(program)
+        .args(["run", &document])
+        .args(arguments)
+        .args(["--max-examples", &examples.to_string()])
+        .args(more)
+        .env("SCHEMATHESIS_HOOKS", folder().join("hooks.py"))
+        .env("NO_COLOR", "1")
+        .current_dir(&scratch)
+        .stdin(std::process::Stdio::null());
+    let output = command.output().context("cannot start schemathesis")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{} ended with {} ({patience:?} are the most):\n{said}{}",
+        process::spelled(&command),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}
+
+/// A TCP port of this host, each connection to which is one to a Unix socket. It is gone with the process.
+struct Forwarder {
+    address: SocketAddr,
+}
+
+impl Forwarder {
+    fn start(socket: &Path) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let socket = socket.to_owned();
+        let accept = move || {
+            for client in listener.incoming().flatten() {
+                // A server that has gone closes the connection to it, which is what its client then sees.
+                if let Ok(server) = UnixStream::connect(&socket) {
+                    let _ = forward(&client, &server);
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("forwarder".into())
+            .spawn(accept)?;
+        Ok(Self { address })
+    }
+}
+
+/// Copies both ways, each until its end.
+fn forward(client: &TcpStream, server: &UnixStream) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
+    thread::Builder::new().spawn(move || {
+        let _ = io::copy(&mut from_client, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Write);
+    })?;
+    thread::Builder::new().spawn(move || {
+        let _ = io::copy(&mut from_server, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    })?;
+    Ok(())
+}
