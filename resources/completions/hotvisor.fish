@@ -26,7 +26,7 @@ end
 
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -s h -l help -d 'Print help'
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -s V -l version -d 'Print version'
-complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "run" -d 'Boot a guest and run it to its end'
+complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "run" -d 'Boot a guest and run it to its end, or wait for the API to create one'
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "vcpus" -d 'Show the vCPUs of a running VM'
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "unplug" -d 'Take vCPUs away from the guest'
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "plug" -d 'Give vCPUs to the guest'
@@ -41,7 +41,7 @@ complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "check" -d 'Say wh
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "completions" -d 'Print the completions for a shell'
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "man" -d 'Print the manual page of hotvisor, or of one of its commands'
 complete -c hotvisor -n "__fish_hotvisor_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l kernel -d 'Kernel: a bzImage, or an ELF vmlinux with a PVH entry point' -r -F
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l kernel -d 'Kernel: a bzImage, or an ELF vmlinux with a PVH entry point; without one, the API creates the machine' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l initramfs -d 'Initial RAM file system' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l cmdline -d 'The kernel\'s command line' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l cpus -d 'vCPUs at boot, and how many the guest can ever have' -r
@@ -99,7 +99,7 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand check" -l json -d 'Ans
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hotvisor -n "__fish_hotvisor_using_subcommand help; and not __fish_seen_subcommand_from run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help" -f -a "run" -d 'Boot a guest and run it to its end'
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand help; and not __fish_seen_subcommand_from run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help" -f -a "run" -d 'Boot a guest and run it to its end, or wait for the API to create one'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand help; and not __fish_seen_subcommand_from run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help" -f -a "vcpus" -d 'Show the vCPUs of a running VM'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand help; and not __fish_seen_subcommand_from run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help" -f -a "unplug" -d 'Take vCPUs away from the guest'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand help; and not __fish_seen_subcommand_from run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help" -f -a "plug" -d 'Give vCPUs to the guest'

@@ -24,17 +24,15 @@ pub struct VmConfig {
     pub memory: u64,
     /// COM1.
     pub serial: Serial,
-    /// What a guest's reset does.
-    pub on_reset: OnReset,
-    /// How long a guest may take to power off after its power button was pressed.
-    pub shutdown_timeout: Duration,
-    /// CPU hotplug.
-    pub hotplug: Hotplug,
 }
 
-/// CPU hotplug.
+/// How the process treats its machine, whichever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hotplug {
+pub struct Rules {
+    /// What a guest's reset does.
+    pub on_reset: OnReset,
+    /// How long a guest may take to power off after a signal had its power button pressed.
+    pub shutdown_timeout: Duration,
     /// What becomes of an ejection that the guest does on its own account.
     pub guest_eject: GuestEject,
     /// How long an operation may take whose request names no other time.

@@ -11,6 +11,8 @@ pub enum End {
     PoweredOff,
     /// The guest reset, and a reset ends this machine.
     Reset,
+    /// The API or a signal asked for it, whose name this is, when nothing was lost by it or none of that mattered.
+    Asked(&'static str),
     /// A vCPU could not go on.
     Fault(VcpuRef, Fault),
     /// It was ended from outside before the guest had powered off; why.
@@ -24,7 +26,7 @@ impl End {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
-            Self::PoweredOff | Self::Reset => 0,
+            Self::PoweredOff | Self::Reset | Self::Asked(_) => 0,
             Self::Failed(Error::Host(_)) | Self::Fault(_, Fault::Run { .. } | Fault::Panic(_)) => 1,
             Self::Failed(Error::Input(_)) => 2,
             Self::Fault(_, Fault::TripleFault(_)) => 3,
@@ -51,6 +53,7 @@ impl fmt::Display for End {
         match self {
             Self::PoweredOff => write!(f, "the guest powered off"),
             Self::Reset => write!(f, "the guest reset"),
+            Self::Asked(who) => write!(f, "ended by {who}"),
             Self::Abandoned(why) => write!(f, "ended before the guest had powered off: {why}"),
             Self::Failed(error) => write!(f, "{error}"),
             Self::Fault(vcpu, fault) => match fault {
@@ -111,9 +114,10 @@ mod tests {
             exit: "Hyperv".into(),
             registers: registers(),
         };
-        let ends: [(End, u8, &[&str]); 9] = [
+        let ends: [(End, u8, &[&str]); 10] = [
             (End::PoweredOff, 0, &["powered off"]),
             (End::Reset, 0, &["reset"]),
+            (End::Asked("SIGTERM"), 0, &["ended by SIGTERM"]),
             (
                 fault(Fault::TripleFault(registers())),
                 3,

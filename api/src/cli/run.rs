@@ -2,7 +2,7 @@
 
 use super::{log, options, say};
 use crate::server::Server;
-use hotvisor_vmm::config::{Hotplug, OnReset, VmConfig};
+use hotvisor_vmm::config::{OnReset, Rules, VmConfig};
 use hotvisor_vmm::control::{Control, Signals};
 use hotvisor_vmm::end::End;
 use hotvisor_vmm::{Error, Result};
@@ -27,40 +27,52 @@ Example:
   hotvisor run --kernel /boot/vmlinuz --initramfs initramfs.cpio --cpus boot=2,max=8 \\
       --memory size=1G --cmdline \"console=ttyS0 quiet\"";
 
-/// Boot a guest and run it to its end
+/// Boot a guest and run it to its end, or wait for the API to create one
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Kernel: a bzImage, or an ELF vmlinux with a PVH entry point
+    /// Kernel: a bzImage, or an ELF vmlinux with a PVH entry point; without one, the API creates the machine
     #[arg(long, value_name = "PATH")]
-    kernel: PathBuf,
+    kernel: Option<PathBuf>,
     /// Initial RAM file system
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", requires = "kernel")]
     initramfs: Option<PathBuf>,
     /// The kernel's command line
     #[arg(
         long,
         value_name = "TEXT",
         default_value = "console=ttyS0",
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        requires = "kernel"
     )]
     cmdline: String,
     /// vCPUs at boot, and how many the guest can ever have
-    #[arg(long, value_name = "boot=N,max=M", default_value = "boot=1")]
+    #[arg(
+        long,
+        value_name = "boot=N,max=M",
+        default_value = "boot=1",
+        requires = "kernel"
+    )]
     cpus: String,
     /// Guest memory: bytes, or with K, M, G, T
-    #[arg(long, value_name = "size=SIZE", default_value = "size=512M")]
+    #[arg(
+        long,
+        value_name = "size=SIZE",
+        default_value = "size=512M",
+        requires = "kernel"
+    )]
     memory: String,
     /// First serial port; tty is standard input and output [default: tty]
     #[arg(
         long,
         value_name = "tty|file=PATH|socket=PATH|null|off",
         hide_default_value = true,
-        default_value = "tty"
+        default_value = "tty",
+        requires = "kernel"
     )]
     serial: String,
     /// Virtio console: there is none
-    #[arg(long, value_name = "off", default_value = "off")]
+    #[arg(long, value_name = "off", default_value = "off", requires = "kernel")]
     console: String,
     /// Unix socket of the REST API; fd=N is a listening one that was passed on under that number
     #[arg(long, value_name = "PATH|fd=N")]
@@ -95,7 +107,7 @@ impl Args {
             Err(error) => (End::Failed(error), None),
         };
         match &end {
-            End::PoweredOff | End::Reset => info!("{end}"),
+            End::PoweredOff | End::Reset | End::Asked(_) => info!("{end}"),
             End::Failed(_) | End::Fault(..) | End::Abandoned(_) => say(&end),
         }
         if let (End::Failed(Error::Input(_)), Some(log_file)) = (&end, log_file) {
@@ -105,7 +117,11 @@ impl Args {
     }
 
     fn start(&self, extend: impl FnOnce(&mut Control)) -> Result<(End, Option<log::LogFile>)> {
-        let config = self.config()?;
+        let (rules, config) = (self.rules()?, self.config()?);
+        if config.is_none() && self.api_socket.is_none() {
+            let remedy = "name a kernel with --kernel, or a socket with --api-socket to create a machine through";
+            return Err(Error::input("hotvisor run", "nothing to run", remedy));
+        }
         // Before any other thread exists.
         let signals = Signals::take()?;
         let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
@@ -122,7 +138,7 @@ impl Args {
         let asked = "control thread";
         let control = std::thread::Builder::new()
             .name("vmm".into())
-            .spawn(move || control.run(&config, signals))
+            .spawn(move || control.run(rules, config, signals))
             .map_err(|e| Error::host(asked, e, "raise the limit of threads (`ulimit -u`)"))?;
         let end = control.join().unwrap_or_else(|_| {
             let remedy = "this is a bug in Hotvisor: please report it with the message above";
@@ -134,29 +150,36 @@ impl Args {
         Ok((end, log_file))
     }
 
-    /// The machine that the options describe.
-    fn config(&self) -> Result<VmConfig> {
-        options::console(&self.console)?;
-        let config = VmConfig {
-            kernel: self.kernel.clone(),
-            initramfs: self.initramfs.clone(),
-            cmdline: self.cmdline.clone(),
-            cpus: options::cpus(&self.cpus)?,
-            memory: options::memory(&self.memory)?,
-            serial: options::serial(&self.serial)?,
+    /// How any machine is treated.
+    fn rules(&self) -> Result<Rules> {
+        Ok(Rules {
             on_reset: if self.no_reboot {
                 OnReset::Exit
             } else {
                 OnReset::Restart
             },
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout.into()),
-            hotplug: Hotplug {
-                guest_eject: options::guest_eject(&self.guest_eject)?,
-                operation_timeout: Duration::from_secs(self.operation_timeout.into()),
-                dormant_timeout: options::dormant_timeout(&self.dormant_timeout)?,
-            },
+            guest_eject: options::guest_eject(&self.guest_eject)?,
+            operation_timeout: Duration::from_secs(self.operation_timeout.into()),
+            dormant_timeout: options::dormant_timeout(&self.dormant_timeout)?,
+        })
+    }
+
+    /// The machine that the options describe.
+    fn config(&self) -> Result<Option<VmConfig>> {
+        let Some(kernel) = self.kernel.clone() else {
+            return Ok(None);
+        };
+        options::console(&self.console)?;
+        let config = VmConfig {
+            kernel,
+            initramfs: self.initramfs.clone(),
+            cmdline: self.cmdline.clone(),
+            cpus: options::cpus(&self.cpus)?,
+            memory: options::memory(&self.memory)?,
+            serial: options::serial(&self.serial)?,
         };
         config.validate()?;
-        Ok(config)
+        Ok(Some(config))
     }
 }

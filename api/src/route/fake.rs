@@ -1,13 +1,13 @@
 //! A control thread that is none: it answers calls as a test wants, and publishes what the test says.
 
+use hotvisor_vmm::config::VmConfig;
 use hotvisor_vmm::events::{News, Writer};
 use hotvisor_vmm::hotplug::client::{Call, Calls, Client, Refused, Request, VcpuCall, Want};
 use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::hotplug::view::{
-    Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target, ThreadView,
-    Timeline, VcpuView, View,
+    Code, Ended, MachineState, OperationId, OperationKind, OperationView, Outcome, PartView,
+    Target, ThreadView, Timeline, VcpuView, View,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -21,7 +21,8 @@ pub(crate) struct Fake {
     refuse: Mutex<Option<Refused>>,
     /// Calls that are kept until they may be answered; `None` where they are answered at once.
     kept: Mutex<Option<Vec<Call>>>,
-    paused: AtomicBool,
+    /// What it was told about the machine.
+    commands: Mutex<Vec<String>>,
 }
 
 /// A moment that is easy to recognise.
@@ -62,6 +63,7 @@ impl Fake {
     /// A machine of two vCPUs of four. Each change becomes a running operation.
     pub(crate) fn new() -> (Arc<Self>, Client) {
         let view = View {
+            state: MachineState::Running,
             desired: 2,
             plugged: 2,
             online: 2,
@@ -78,7 +80,7 @@ impl Fake {
             heard: Condvar::new(),
             refuse: Mutex::default(),
             kept: Mutex::default(),
-            paused: AtomicBool::new(false),
+            commands: Mutex::default(),
         });
         (fake.clone(), Client::new(fake, watched, events))
     }
@@ -217,17 +219,26 @@ impl Fake {
         Ok(id)
     }
 
-    /// Whether it was last paused, and not resumed.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::SeqCst)
-    }
-
-    fn set_paused(&self, paused: bool) -> Result<(), Refused> {
+    /// Takes note of a command.
+    fn told(&self, command: String) -> Result<(), Refused> {
         if let Some(refused) = self.refuse.lock().unwrap().clone() {
             return Err(refused);
         }
-        self.paused.store(paused, Ordering::SeqCst);
+        self.commands.lock().unwrap().push(command);
         Ok(())
+    }
+
+    /// The commands that it was given since this was last asked.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        std::mem::take(&mut *self.commands.lock().unwrap())
+    }
+
+    /// The machine is at this, and is to be that.
+    pub(crate) fn becomes(&self, state: MachineState, config: Option<VmConfig>) {
+        self.publish(|view| {
+            view.state = state;
+            view.config = config.map(Arc::new);
+        });
     }
 
     fn cancel(&self, id: OperationId) -> Result<(), Refused> {
@@ -256,8 +267,13 @@ impl Fake {
                 drop(reply.send(self.change(request)));
             }
             Call::Vcpus(VcpuCall::Cancel(id, reply)) => drop(reply.send(self.cancel(id))),
-            Call::Pause(reply) => drop(reply.send(self.set_paused(true))),
-            Call::Resume(reply) => drop(reply.send(self.set_paused(false))),
+            Call::Vcpus(VcpuCall::Preset(count, reply)) => {
+                let preset = self.told(format!("preset {count}"));
+                drop(reply.send(preset));
+            }
+            Call::Machine(call, reply) => {
+                drop(reply.send(self.told(format!("{call:?}"))));
+            }
         }
     }
 }

@@ -20,9 +20,11 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hotvisor_vmm::hotplug::client::Client;
+use hotvisor_vmm::hotplug::view::{MachineState, View};
 use serde::Serialize;
+use std::sync::Arc;
 use trouble::Trouble;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -50,15 +52,17 @@ pub(crate) fn router(client: Client) -> Router {
 /// closed on it gets an error instead of the answer. And lets nothing through any more once the machine has
 /// ended: what the view says then is history.
 async fn gate(State(client): State<Client>, request: Request, next: Next) -> Response {
+    let uri = request.uri().clone();
     let request = match input::whole(request).await {
         Ok(request) => request,
-        Err(trouble) => return trouble.into_response(),
+        Err(trouble) => return trouble.spoken_at(&uri),
     };
-    // There is nothing to see before the machine is made, and nothing to do after its end.
+    // There is nothing to see before it is known whether there is a machine, and nothing to do after its end.
     let mut view = client.watch();
-    let made = view.wait_for(|view| view.max > 0).await.is_ok();
-    if !made || view.has_changed().is_err() {
-        return Trouble::Gone.into_response();
+    let known = |view: &Arc<View>| view.state != MachineState::Starting;
+    let begun = view.wait_for(known).await.is_ok();
+    if !begun || view.has_changed().is_err() {
+        return Trouble::Gone.spoken_at(&uri);
     }
     next.run(request).await
 }

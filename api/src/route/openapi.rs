@@ -44,7 +44,7 @@ use utoipa_axum::routes;
     tags(
         (name = "vcpus", description = "What the vCPUs are, and what they are to become."),
         (name = "operations", description = "What was asked for, and what became of it."),
-        (name = "machine", description = "The whole machine, in the spelling of Cloud Hypervisor."),
+        (name = "machine", description = "The whole machine, in the spelling of Cloud Hypervisor, whose errors are lists of sentences."),
         (name = "events", description = "What happens, and how often it has happened."),
         (name = "about", description = "This API."),
     )
@@ -142,8 +142,8 @@ impl IntoResponses for Conflict {
     fn responses() -> Responses {
         problems(&[(
             StatusCode::CONFLICT,
-            "`conflict`: it comes too late, at the wrong moment, or against a rule. `paused`, `running`: the machine \
-             is so.",
+            "`conflict`: it comes too late, at the wrong moment, or against a rule. `paused`, `running`, `not_running`, `no_machine`: \
+             the machine is so.",
         )])
     }
 }
@@ -356,9 +356,11 @@ pub(super) mod tests {
                 assert!(!names.contains(&name), "{name} is there twice");
                 assert!(operation["summary"].is_string(), "{name}");
                 assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{name}");
+                let takes = ["Vcpu", "createVM", "resizeVM"];
                 assert_eq!(
                     operation["requestBody"].is_object(),
-                    method == "put" && name.contains("Vcpu")
+                    method == "put" && takes.iter().any(|takes| name.contains(takes)),
+                    "{name}"
                 );
                 names.push(name);
             }

@@ -1,5 +1,6 @@
 //! Why a request got no answer of its own, and the one place that turns a reason into a status code.
 
+use super::vm::{self, Said};
 use crate::wire::problem::{self as wire, Reason};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -28,6 +29,10 @@ pub(crate) enum Trouble {
     Paused(Problem),
     /// The machine runs, and it would have to be paused.
     Running(Problem),
+    /// There is no machine.
+    Absent(Problem),
+    /// The machine does not run.
+    Stopped(Problem),
     /// It was tried, and we or the host failed.
     Failed(Problem),
     /// It did not arrive in time.
@@ -52,6 +57,8 @@ impl Trouble {
             Self::Conflict(_) => (StatusCode::CONFLICT, Reason::Conflict),
             Self::Paused(_) => (StatusCode::CONFLICT, Reason::Paused),
             Self::Running(_) => (StatusCode::CONFLICT, Reason::Running),
+            Self::Absent(_) => (StatusCode::CONFLICT, Reason::NoMachine),
+            Self::Stopped(_) => (StatusCode::CONFLICT, Reason::NotRunning),
             Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, Reason::Failed),
             Self::Slow(_) => (StatusCode::REQUEST_TIMEOUT, Reason::Slow),
             Self::Large(_) => (StatusCode::PAYLOAD_TOO_LARGE, Reason::Large),
@@ -60,7 +67,7 @@ impl Trouble {
         }
     }
 
-    fn problem(self) -> Problem {
+    pub(super) fn problem(self) -> Problem {
         match self {
             Self::Malformed(problem)
             | Self::Invalid(problem)
@@ -70,6 +77,8 @@ impl Trouble {
             | Self::Conflict(problem)
             | Self::Paused(problem)
             | Self::Running(problem)
+            | Self::Absent(problem)
+            | Self::Stopped(problem)
             | Self::Failed(problem)
             | Self::Slow(problem)
             | Self::Large(problem)
@@ -98,6 +107,15 @@ impl Trouble {
             remedy,
         });
         (status, body)
+    }
+
+    /// The answer in the manner of those who use `uri`.
+    pub(super) fn spoken_at(self, uri: &Uri) -> Response {
+        if vm::is_spoken_at(uri) {
+            Said::from(self).into_response()
+        } else {
+            self.into_response()
+        }
     }
 
     /// The whole answer as it goes over the wire, for a connection that is not served any further.
@@ -135,6 +153,8 @@ impl From<Refused> for Trouble {
             Refused::Conflict(problem) => Self::Conflict(problem),
             Refused::Paused(problem) => Self::Paused(problem),
             Refused::Running(problem) => Self::Running(problem),
+            Refused::Absent(problem) => Self::Absent(problem),
+            Refused::Stopped(problem) => Self::Stopped(problem),
             Refused::Failed(problem) => Self::Failed(problem),
             Refused::Gone => Self::Gone,
         }
@@ -155,14 +175,15 @@ pub(crate) fn problem(
 }
 
 /// The answer for a path that leads nowhere.
-pub(super) async fn no_such_path(uri: Uri) -> Trouble {
-    let remedy = "see /api/v1/vcpus and /api/v1/operations";
-    Trouble::Unknown(problem(uri.path(), "there is no such resource", remedy))
+pub(super) async fn no_such_path(uri: Uri) -> Response {
+    let remedy = "see /openapi.json for what there is";
+    let found = "there is no such resource";
+    Trouble::Unknown(problem(uri.path(), found, remedy)).spoken_at(&uri)
 }
 
 /// The answer for a method that a path does not know; the `Allow` header comes from the router.
-pub(super) async fn no_such_method(method: Method, uri: Uri) -> Trouble {
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
     let found = format!("{method} means nothing here");
     let remedy = "use one of the methods in the Allow header";
-    Trouble::Method(problem(uri.path(), found, remedy))
+    Trouble::Method(problem(uri.path(), found, remedy)).spoken_at(&uri)
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod change;
 pub(crate) mod events;
+pub(crate) mod machine;
 pub(crate) mod operations;
 pub(crate) mod problem;
 #[cfg(test)]

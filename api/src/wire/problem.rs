@@ -41,6 +41,10 @@ pub(crate) enum Reason {
     Paused,
     /// The machine runs, and it would have to be paused.
     Running,
+    /// There is no machine.
+    NoMachine,
+    /// The machine does not run.
+    NotRunning,
     /// It was tried, and Hotvisor or the host failed.
     Failed,
     /// It did not arrive in time.

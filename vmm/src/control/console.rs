@@ -299,6 +299,14 @@ impl Console {
         }
     }
 
+    /// Watches nothing any more, so that its descriptors can be closed.
+    pub(super) fn stop(&mut self, ops: &mut EventOps) {
+        self.client_gone(ops);
+        if let Some(listener) = &mut self.listener {
+            listener.socket.watch(None, ops);
+        }
+    }
+
     /// Writes what is left when the machine is over, and waits for a slow reader until `limit`.
     pub(super) fn finish(&mut self, output: &Output, limit: Duration) {
         let deadline = Instant::now() + limit;

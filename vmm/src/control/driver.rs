@@ -1,172 +1,137 @@
 //! The control thread's loop: events in, one transition at a time, actions out.
 
+use super::Control;
 use super::console::{self, Console};
-use super::hotplug::{Hotplug, Published};
-use super::lifecycle::{self, Action, Phase, Policy, Release, Start};
-use super::pause::Pauses;
+use super::hotplug::{Hotplug, Place};
+use super::lifecycle::{self, Action, Phase, Policy, Release, Rest, Start};
 use super::queue::{Event, Posted, Queue};
 use super::signals::Signals;
-use crate::boot::BootFiles;
-use crate::config::VmConfig;
+use super::vm::Vm;
+use super::wishes::{Wish, Wishes};
+use crate::config::{Rules, VmConfig};
 use crate::end::End;
 use crate::error::{Error, Result};
-use crate::hotplug::client::{Call, Client};
+use crate::hotplug::client::{Call, MachineCall, VcpuCall};
+use crate::hotplug::coordinator::Limits;
 use crate::hotplug::machinery::Message;
-use crate::hotplug::notifier::Notifier;
-use crate::kvm::{self, probe};
-use crate::machine::{Machine, Posts};
+use crate::machine::Machine;
 use crate::vcpu::{Exit, VcpuRef};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hotvisor_devices::power::PowerRequest;
-use hotvisor_devices::serial::{Output, SerialSink};
-use kvm_ioctls::Kvm;
+use hotvisor_devices::serial::{Output, Serial, SerialSink};
 use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 const TOKEN_QUEUE: u32 = 0;
 const TOKEN_SIGNALS: u32 = 1;
-/// How long a slow reader has for the end of the serial output.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// The control thread to be, and a way to reach it.
-pub struct Control {
-    queue: Queue,
-    published: Published,
-    notifiers: Vec<Box<dyn Notifier>>,
-}
-
-impl Control {
-    /// A control thread to be.
-    ///
-    /// # Errors
-    /// [`Error::Host`] where the host has no descriptor for it.
-    pub fn new() -> Result<Self> {
-        Ok(Self {
-            queue: Queue::new()?,
-            published: Published::default(),
-            notifiers: Vec::new(),
-        })
-    }
-
-    /// Registers a part of this process that has to let go of a vCPU before it is taken away, behind those that
-    /// are registered already. It is called on the control thread.
-    pub fn register(&mut self, notifier: Box<dyn Notifier>) {
-        self.notifiers.push(notifier);
-    }
-
-    /// A client; its calls are answered while the control thread runs.
-    #[must_use]
-    pub fn client(&self) -> Client {
-        let Published { view, events } = &self.published;
-        let calls = Arc::new(self.queue.post(0));
-        Client::new(calls, view.subscribe(), events.events())
-    }
-
-    /// Runs a machine from its making to its end, on the calling thread.
-    #[must_use]
-    pub fn run(self, config: &VmConfig, signals: Signals) -> End {
-        match Driver::new(config, signals, self) {
-            Ok(driver) => driver.run_to_end(),
-            Err(error) => End::Failed(error),
-        }
-    }
-}
-
-struct Driver<'a> {
-    config: &'a VmConfig,
-    kvm: Kvm,
-    files: BootFiles,
+/// See the module.
+pub(super) struct Driver {
+    rules: Rules,
     queue: Queue,
     signals: Signals,
-    output: Arc<Output>,
-    console: Console,
-    machine: Option<Machine>,
+    vm: Option<Vm>,
+    /// Counts the machines.
     generation: u64,
-    policy: Policy,
     phase: Phase,
     hotplug: Hotplug,
-    pauses: Pauses,
+    wishes: Wishes,
+    /// What somebody asks to be created.
+    wanted: Option<Box<VmConfig>>,
     end: Option<End>,
 }
 
-impl<'a> Driver<'a> {
-    /// Checks everything that can be checked, then makes what leaves traces.
-    fn new(config: &'a VmConfig, signals: Signals, control: Control) -> Result<Self> {
-        config.validate()?;
-        let files = BootFiles::open(config)?;
-        let kvm = kvm::open()?;
-        if files.needs_long_mode() {
-            probe::require_long_mode(&kvm)?;
-        }
+/// The machine, if there is one.
+fn machine(vm: &mut Option<Vm>) -> Option<&mut Machine> {
+    vm.as_mut().and_then(|vm| vm.machine.as_mut())
+}
+
+impl Driver {
+    /// Makes the machine of `config`, if one is wanted at once.
+    pub(super) fn new(
+        rules: Rules,
+        config: Option<VmConfig>,
+        signals: Signals,
+        control: Control,
+    ) -> Result<Self> {
         let Control {
             queue,
             published,
             notifiers,
         } = control;
-        let output = Arc::new(Output::new(Arc::new(queue.post(0))));
-        let policy = Policy {
-            vcpus: BTreeSet::new(),
-            on_reset: config.on_reset,
-            shutdown_timeout: config.shutdown_timeout,
+        let limits = Limits {
+            operation: rules.operation_timeout,
+            dormant: rules.dormant_timeout,
         };
-        let hotplug = Hotplug::new(config, notifiers, queue.post(0), published);
+        let hotplug = Hotplug::new(limits, notifiers, queue.post(0), published);
         let mut driver = Self {
-            config,
-            kvm,
-            files,
+            rules,
             queue,
             signals,
-            output,
-            console: Console::nowhere(),
-            machine: None,
+            vm: None,
             generation: 0,
-            policy,
-            phase: Phase::started(),
+            phase: Phase::Vacant,
             hotplug,
-            pauses: Pauses::default(),
+            wishes: Wishes::default(),
+            wanted: None,
             end: None,
         };
-        driver.make_machine()?;
-        driver.console = Console::open(&config.serial)?;
+        if let Some(config) = config {
+            driver.create(config)?;
+            driver.make(Vm::boot)?;
+            driver.phase = Phase::started();
+        }
         Ok(driver)
     }
 
-    fn make_machine(&mut self) -> Result<()> {
-        // The old one first: its memory makes room for the new one's.
-        self.machine = None;
+    fn create(&mut self, config: VmConfig) -> Result<()> {
+        let config = Arc::new(config);
+        let vm = Vm::describe(config.clone(), self.rules.guest_eject, &self.queue)?;
+        self.vm = Some(vm);
+        self.hotplug.describe(Some(config));
+        Ok(())
+    }
+
+    /// Makes a machine, in this way.
+    fn make(
+        &mut self,
+        way: impl FnOnce(&mut Vm, &Queue, u64, &mut Hotplug) -> Result<()>,
+    ) -> Result<()> {
         self.generation += 1;
-        let posts = Posts {
-            post: self.queue.post(self.generation),
-            output: self.output.clone(),
+        let Some(vm) = &mut self.vm else {
+            return Err(Error::bug("making the machine", "it is not described"));
         };
-        let first = (self.generation, self.hotplug.wanted());
-        let machine = Machine::new(&self.kvm, self.config, &self.files, first, posts)?;
-        self.machine = Some(machine);
-        self.hotplug.restarted(self.generation);
-        Ok(())
+        way(vm, &self.queue, self.generation, &mut self.hotplug)
     }
 
+    /// Lets the machine run, which is there, and begins what was wanted of its vCPUs meanwhile.
     fn run_machine(&mut self) -> Result<()> {
-        let machine = self.machine.as_mut();
-        machine.map_or(Ok(()), Machine::run)?;
-        self.hotplug.take_waiting(self.machine.as_mut());
+        machine(&mut self.vm).map_or(Ok(()), Machine::run)?;
+        self.take_waiting();
         Ok(())
     }
 
-    fn run_to_end(self) -> End {
+    fn take_waiting(&mut self) {
+        for call in self.hotplug.waiting() {
+            self.vcpu_call(call);
+        }
+    }
+
+    pub(super) fn run_to_end(self) -> End {
         let ended = EventManager::new()
             .map_err(|e| event_failed(&e))
             .and_then(|mut manager| {
                 let id = manager.add_subscriber(self);
                 loop {
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
-                    driver.hotplug.publish(driver.machine.as_mut());
-                    driver.pauses.answer();
+                    driver.hotplug.set_state(driver.phase.state());
+                    driver.hotplug.publish(machine(&mut driver.vm));
+                    driver.wishes.answer();
                     if let Some(end) = driver.end.take() {
-                        driver.console.finish(&driver.output, LAST_WORDS);
+                        driver.vm.iter_mut().for_each(Vm::finish_console);
                         return Ok(end);
                     }
                     let limit = driver.until_tick();
@@ -174,15 +139,12 @@ impl<'a> Driver<'a> {
                         .run_with_timeout(limit)
                         .map_err(|e| event_failed(&e))?;
                     let driver = manager.subscriber_mut(id).map_err(|e| event_failed(&e))?;
-                    if driver
-                        .phase
-                        .deadline()
-                        .is_some_and(|at| at <= Instant::now())
-                    {
-                        driver.step(lifecycle::Event::Tick);
+                    let overdue = driver.phase.deadline();
+                    if overdue.is_some_and(|at| at <= Instant::now()) {
+                        driver.queue.post(0).tick();
                     }
                     if driver.phase.is_running() {
-                        driver.hotplug.tick(driver.machine.as_mut());
+                        driver.hotplug.tick(machine(&mut driver.vm));
                     }
                 }
             });
@@ -201,32 +163,88 @@ impl<'a> Driver<'a> {
     }
 
     /// One transition, and what it asks for.
-    fn step(&mut self, event: lifecycle::Event) {
-        if let Some(machine) = &self.machine {
-            self.policy.vcpus = machine.with_threads().collect();
-        }
+    fn step(&mut self, event: lifecycle::Event, ops: &mut EventOps) {
+        let policy = Policy {
+            vcpus: machine(&mut self.vm).map_or_else(BTreeSet::new, |m| m.with_threads().collect()),
+            on_reset: self.rules.on_reset,
+            shutdown_timeout: self.rules.shutdown_timeout,
+        };
         let phase = mem::replace(&mut self.phase, Phase::Ended);
-        let (phase, action) = phase.next(event, Instant::now(), &self.policy);
+        let (phase, action) = phase.next(event, Instant::now(), &policy);
         self.phase = phase;
         match action {
             Action::Nothing => {}
             Action::PressPowerButton => self.press_power_button(),
             Action::Hold => self.hold(),
-            Action::HoldAgain(vcpus) => self.machine.iter().for_each(|m| m.kick(&vcpus)),
+            Action::HoldAgain(vcpus) => self.machine().iter().for_each(|m| m.kick(&vcpus)),
             Action::Paused => self.paused(),
             Action::Release(why) => self.release(&why),
-            Action::Wait => self.pauses.wait(),
-            Action::Refuse(no) => self.pauses.refuse(no),
-            Action::StopVcpus => self.machine.iter().for_each(Machine::stop),
+            Action::Wait => self.wishes.wait(),
+            Action::Agree => self.wishes.done(Ok(())),
+            Action::Refuse(no) => self.wishes.refuse(no),
+            Action::Create => {
+                let created = self
+                    .wanted
+                    .take()
+                    .map_or(Ok(()), |wanted| self.create(*wanted));
+                self.done(created, ops);
+            }
+            Action::Boot => {
+                let booted = self.boot(ops);
+                self.done(booted, ops);
+            }
+            Action::StopVcpus => {
+                self.wishes.wait();
+                self.machine().iter().for_each(|m| m.stop());
+            }
             Action::Restart(start) => self.restart(start),
+            Action::Stopped(rest) => self.stopped(rest, ops),
+            Action::Forget => self.stopped(Rest::Vacant, ops),
             Action::Finish(end) => self.finish(end),
+        }
+    }
+
+    /// What was asked for has been done, or there is no trace of it.
+    fn done(&mut self, done: Result<()>, ops: &mut EventOps) {
+        if done.is_err() {
+            self.step(lifecycle::Event::NotDone, ops);
+        }
+        self.wishes.done(done);
+    }
+
+    fn machine(&mut self) -> Option<&mut Machine> {
+        machine(&mut self.vm)
+    }
+
+    fn boot(&mut self, ops: &mut EventOps) -> Result<()> {
+        let booted = self.make(Vm::boot).and_then(|()| {
+            self.vm.iter_mut().for_each(|vm| vm.start_console(ops));
+            self.run_machine()
+        });
+        match &booted {
+            Ok(()) => self.say_running(),
+            Err(error) => {
+                debug!("not booted: {error}");
+                self.vm.iter_mut().for_each(|vm| vm.stop(ops));
+                self.hotplug.stopped();
+            }
+        }
+        booted
+    }
+
+    fn say_running(&self) {
+        if let Some(vm) = &self.vm {
+            let cpus = vm.config().cpus;
+            info!("the guest runs on {} of {} vCPUs", cpus.boot, cpus.max);
         }
     }
 
     fn restart(&mut self, start: Start) {
         info!("the guest starts again");
         let run = |driver: &mut Self| -> Result<()> {
-            driver.make_machine()?;
+            // Of the machine before, if it was paused.
+            driver.hotplug.resume();
+            driver.make(Vm::make)?;
             if start == Start::Held {
                 // Before its threads are told to run: none of them ever enters the guest.
                 driver.hold();
@@ -235,9 +253,9 @@ impl<'a> Driver<'a> {
         };
         match run(self) {
             Ok(()) => {
-                match start {
-                    Start::Held => self.paused(),
-                    Start::Free => self.hotplug.machine_is("running"),
+                self.wishes.restarted(start);
+                if start == Start::Held {
+                    self.paused();
                 }
                 // What the guest before had not read is for this one.
                 self.queue.post(self.generation).input_wanted();
@@ -247,19 +265,38 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// The machine's threads have ended.
+    fn stopped(&mut self, rest: Rest, ops: &mut EventOps) {
+        self.vm.iter_mut().for_each(|vm| vm.stop(ops));
+        self.hotplug.stopped();
+        if rest == Rest::Vacant {
+            self.vm = None;
+            self.hotplug.describe(None);
+        }
+        info!(
+            "the machine was {}",
+            if rest == Rest::Vacant {
+                "deleted"
+            } else {
+                "stopped"
+            }
+        );
+        self.wishes.stopped(rest);
+        self.take_waiting();
+    }
+
     /// Has the machine stand still, and the time of what is under way.
     fn hold(&mut self) {
         self.hotplug.pause();
-        let pause = self.pauses.begin();
-        self.machine.iter_mut().for_each(|m| m.hold(pause));
+        let pause = self.wishes.begin_pause();
+        self.machine().into_iter().for_each(|m| m.hold(pause));
     }
 
     /// No vCPU thread is in the guest, and none enters it.
     fn paused(&mut self) {
         info!("the guest is paused");
-        self.machine.iter_mut().for_each(Machine::stop_clock);
-        self.hotplug.machine_is("paused");
-        self.pauses.done();
+        self.machine().into_iter().for_each(Machine::stop_clock);
+        self.wishes.paused();
     }
 
     /// Lets the machine go on.
@@ -271,89 +308,104 @@ impl<'a> Driver<'a> {
         if let Release::PowerButton(_) = why {
             self.press_power_button();
         }
-        self.machine.iter_mut().for_each(Machine::release);
+        self.machine().into_iter().for_each(Machine::release);
         self.hotplug.resume();
-        self.hotplug.machine_is("running");
-        self.pauses.released(why);
+        self.wishes.released(why);
     }
 
-    fn press_power_button(&self) {
+    fn press_power_button(&mut self) {
         info!("pressing the guest's power button");
-        self.machine.iter().for_each(Machine::press_power_button);
+        self.machine()
+            .into_iter()
+            .for_each(|m| m.press_power_button());
+        self.wishes.done(Ok(()));
     }
 
     fn finish(&mut self, end: End) {
         self.phase = Phase::Ended;
         self.hotplug.ended();
-        self.pauses.ended();
+        self.wishes.ended();
         self.end = Some(end);
     }
 
     fn posted(&mut self, posted: Posted, ops: &mut EventOps) {
         let Posted { generation, event } = posted;
         match event {
-            Event::OutputReady => self.console.pump_output(&self.output, ops),
-            Event::Call(call) => self.called(call),
+            Event::OutputReady => {
+                self.console(|console, _, output| console.pump_output(output, ops))
+            }
+            Event::Call(call) => self.called(call, ops),
+            Event::Tick => self.step(lifecycle::Event::Tick, ops),
             // It carries what tells a stale one apart itself.
             Event::Coordinator(message) => self.hotplug_message(message),
             // Everything else is about one machine; of an earlier one it is stale.
             event if generation != self.generation => debug!(?event, generation, "stale event"),
-            Event::InputWanted => {
-                let port = self.machine.as_ref().and_then(Machine::serial);
-                self.console.pump_input(port, ops);
-            }
-            Event::Power(PowerRequest::Off) => self.step(lifecycle::Event::Off),
-            Event::Power(PowerRequest::Reset) => self.step(lifecycle::Event::Reset),
-            Event::VcpuEnded(vcpu, exit) => self.vcpu_ended(vcpu, exit),
-            Event::Held(vcpu, pause) if self.pauses.is_present(pause) => {
-                self.step(lifecycle::Event::Holds(vcpu.id));
+            Event::InputWanted => self.console(|console, port, _| console.pump_input(port, ops)),
+            Event::Power(PowerRequest::Off) => self.step(lifecycle::Event::Off, ops),
+            Event::Power(PowerRequest::Reset) => self.step(lifecycle::Event::Reset, ops),
+            Event::VcpuEnded(vcpu, exit) => self.vcpu_ended(vcpu, exit, ops),
+            Event::Held(vcpu, pause) if self.wishes.is_present(pause) => {
+                self.step(lifecycle::Event::Holds(vcpu.id), ops);
             }
             Event::Held(vcpu, pause) => debug!(%vcpu, pause, "stale"),
             Event::Hotplug(message) => self.hotplug_message(message),
         }
     }
 
-    fn called(&mut self, call: Call) {
+    /// Does something with the host's side of the serial port, if there is one.
+    fn console(&mut self, act: impl FnOnce(&mut Console, Option<&Serial>, &Output)) {
+        if let Some(vm) = &mut self.vm {
+            let (console, port, output) = vm.serial();
+            act(console, port, output);
+        }
+    }
+
+    fn called(&mut self, call: Call, ops: &mut EventOps) {
         match call {
-            Call::Vcpus(call) => {
-                let machine = self.machine.as_mut().filter(|_| self.phase.is_running());
-                self.hotplug.call(call, machine);
-            }
-            Call::Pause(reply) => {
-                self.pauses.ask("pause", reply);
-                self.step(lifecycle::Event::Pause);
-            }
-            Call::Resume(reply) => {
-                self.pauses.ask("resume", reply);
-                self.step(lifecycle::Event::Resume);
+            Call::Vcpus(call) => self.vcpu_call(call),
+            Call::Machine(call, reply) => {
+                let wish = Wish::from(&call);
+                if let MachineCall::Create(config) = call {
+                    self.wanted = Some(config);
+                }
+                self.wishes.ask(wish, reply);
+                self.step(wish.event(), ops);
+                self.wanted = None;
             }
         }
+    }
+
+    fn vcpu_call(&mut self, call: VcpuCall) {
+        let place = match (&self.phase, machine(&mut self.vm)) {
+            (Phase::Running(_), Some(machine)) => Place::Runs(machine),
+            (Phase::Created, _) => Place::Created,
+            (Phase::Vacant, _) => Place::Vacant,
+            (Phase::Running(_) | Phase::Stopping { .. } | Phase::Ended, _) => Place::Comes,
+        };
+        self.hotplug.call(call, place);
     }
 
     fn hotplug_message(&mut self, message: Message) {
         // What becomes of a machine that is to end, its end says.
-        if let (true, Some(machine)) = (self.phase.is_running(), &mut self.machine) {
+        if let (true, Some(machine)) = (self.phase.is_running(), machine(&mut self.vm)) {
             self.hotplug.message(message, machine);
         }
     }
 
-    fn vcpu_ended(&mut self, vcpu: VcpuRef, exit: Exit) {
+    fn vcpu_ended(&mut self, vcpu: VcpuRef, exit: Exit, ops: &mut EventOps) {
         let end = match exit {
             Exit::Ordered if self.phase.is_running() && self.thread_ended(vcpu.id) => {
-                return self.step(lifecycle::Event::Holds(vcpu.id));
+                return self.step(lifecycle::Event::Holds(vcpu.id), ops);
             }
             Exit::Ordered => None,
             Exit::Fault(fault) => Some(End::Fault(vcpu, fault)),
         };
-        self.step(lifecycle::Event::VcpuEnded(vcpu.id, end));
+        self.step(lifecycle::Event::VcpuEnded(vcpu.id, end), ops);
     }
-}
 
-impl Driver<'_> {
     /// Whether a thread that has ended was told to, while the machine goes on.
     fn thread_ended(&mut self, id: u32) -> bool {
-        self.machine
-            .as_mut()
+        self.machine()
             .is_some_and(|machine| machine.thread_ended(id))
     }
 }
@@ -362,7 +414,7 @@ fn event_failed(error: &event_manager::Error) -> Error {
     Error::bug("events", format!("{error:?}"))
 }
 
-impl MutEventSubscriber for Driver<'_> {
+impl MutEventSubscriber for Driver {
     fn init(&mut self, ops: &mut EventOps) {
         let queue = Events::with_data(self.queue.wake(), TOKEN_QUEUE, EventSet::IN);
         let signals = Events::with_data(self.signals.fd(), TOKEN_SIGNALS, EventSet::IN);
@@ -371,14 +423,14 @@ impl MutEventSubscriber for Driver<'_> {
                 return self.finish(End::Failed(event_failed(&error)));
             }
         }
-        let port = self.machine.as_ref().and_then(Machine::serial);
-        self.console.start(port, ops);
-        if let Err(error) = self.run_machine() {
-            return self.finish(End::Failed(error));
+        if self.vm.is_none() {
+            return info!("waiting for a machine to be created");
         }
-        self.hotplug.machine_is("running");
-        let cpus = self.config.cpus;
-        info!("the guest runs on {} of {} vCPUs", cpus.boot, cpus.max);
+        self.vm.iter_mut().for_each(|vm| vm.start_console(ops));
+        match self.run_machine() {
+            Ok(()) => self.say_running(),
+            Err(error) => self.finish(End::Failed(error)),
+        }
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
@@ -390,12 +442,11 @@ impl MutEventSubscriber for Driver<'_> {
             }
             TOKEN_SIGNALS => {
                 for signal in self.signals.read() {
-                    self.step(lifecycle::Event::Terminate(signal));
+                    self.step(lifecycle::Event::Terminate(signal), ops);
                 }
             }
             console::TOKEN_IN | console::TOKEN_OUT | console::TOKEN_LISTEN => {
-                let port = self.machine.as_ref().and_then(Machine::serial);
-                self.console.ready(events, port, &self.output, ops);
+                self.console(|console, port, output| console.ready(events, port, output, ops));
             }
             token => error!(token, "an event of nobody"),
         }

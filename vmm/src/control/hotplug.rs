@@ -2,12 +2,13 @@
 
 use super::queue::Post;
 use crate::config::VmConfig;
+use crate::error::Problem;
 use crate::events;
-use crate::hotplug::client::{Refused, VcpuCall};
+use crate::hotplug::client::{Refused, Request, VcpuCall, Want};
 use crate::hotplug::coordinator::{Coordinator, Limits};
-use crate::hotplug::machinery::Message;
+use crate::hotplug::machinery::{Machinery, Message};
 use crate::hotplug::notifier::Notifier;
-use crate::hotplug::view::{OperationId, View};
+use crate::hotplug::view::{MachineState, OperationId, View};
 use crate::machine::Machine;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,35 @@ enum Answer {
         oneshot::Sender<Result<OperationId, Refused>>,
         Result<OperationId, Refused>,
     ),
-    Cancelled(oneshot::Sender<Result<(), Refused>>, Result<(), Refused>),
+    Done(oneshot::Sender<Result<(), Refused>>, Result<(), Refused>),
+}
+
+fn no_change(found: &str, remedy: &str) -> Problem {
+    Problem {
+        asked: "a change of vCPUs".to_owned(),
+        found: found.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+fn stopped() -> Refused {
+    Refused::Stopped(no_change("the machine does not run", "boot it first"))
+}
+
+fn absent() -> Refused {
+    Refused::Absent(no_change("there is no machine", "create one and boot it"))
+}
+
+/// Where the machine is that a call is about.
+pub(super) enum Place<'a> {
+    /// It runs.
+    Runs(&'a mut Machine),
+    /// One has gone, and the next one is not there.
+    Comes,
+    /// It is described, and does not run.
+    Created,
+    /// There is none.
+    Vacant,
 }
 
 /// What everybody may read.
@@ -33,6 +62,8 @@ pub(super) struct Published {
 /// The coordinator, and whom it answers.
 pub(super) struct Hotplug {
     coordinator: Coordinator,
+    state: MachineState,
+    config: Option<Arc<VmConfig>>,
     published: Published,
     answers: Vec<Answer>,
     /// Calls that came while one machine was gone and the next one not there.
@@ -41,27 +72,46 @@ pub(super) struct Hotplug {
 
 impl Hotplug {
     pub(super) fn new(
-        config: &VmConfig,
+        limits: Limits,
         notifiers: Vec<Box<dyn Notifier>>,
         post: Post,
         published: Published,
     ) -> Self {
-        let limits = Limits {
-            operation: config.hotplug.operation_timeout,
-            dormant: config.hotplug.dormant_timeout,
-        };
-        let cpus = config.cpus;
         let post = Arc::new(move |message| post.coordinator(message));
-        let mut coordinator = Coordinator::new(cpus.boot, cpus.max, limits, post);
+        let mut coordinator = Coordinator::new(limits, post);
         for notifier in notifiers {
             coordinator.register(notifier);
         }
         Self {
             coordinator,
+            state: MachineState::Starting,
+            config: None,
             published,
             answers: Vec::new(),
             waiting: Vec::new(),
         }
+    }
+
+    /// What the machine is to be that comes next; none where there is nothing to come.
+    pub(super) fn describe(&mut self, config: Option<Arc<VmConfig>>) {
+        let (boot, max) = config
+            .as_ref()
+            .map_or((0, 0), |config| (config.cpus.boot, config.cpus.max));
+        self.coordinator.describe(boot, max);
+        self.config = config;
+    }
+
+    /// The machine is at this from now on, as the view and whoever follows the events are to say.
+    pub(super) fn set_state(&mut self, state: MachineState) {
+        if self.state != state {
+            self.state = state;
+            self.coordinator.machine_is(state.name());
+        }
+    }
+
+    /// The machine is gone; what it is to be is kept.
+    pub(super) fn stopped(&mut self) {
+        self.coordinator.stopped();
     }
 
     pub(super) fn wanted(&self) -> BTreeMap<u32, u64> {
@@ -89,11 +139,6 @@ impl Hotplug {
         self.coordinator.message(message, machine);
     }
 
-    /// The machine is in this state from now on, as who follows the events is to hear.
-    pub(super) fn machine_is(&mut self, state: &'static str) {
-        self.coordinator.machine_is(state);
-    }
-
     /// The machine is to stand still.
     pub(super) fn pause(&mut self) {
         self.coordinator.pause(Instant::now());
@@ -105,27 +150,39 @@ impl Hotplug {
     }
 
     /// Takes a call, or keeps it until there is a machine.
-    pub(super) fn call(&mut self, call: VcpuCall, machine: Option<&mut Machine>) {
-        let Some(machine) = machine else {
-            return self.waiting.push(call);
-        };
-        self.answers.push(match call {
-            VcpuCall::Change(request, reply) => {
-                Answer::Changed(reply, self.coordinator.change(&request, machine))
+    pub(super) fn call(&mut self, call: VcpuCall, place: Place<'_>) {
+        let coordinator = &mut self.coordinator;
+        self.answers.push(match (call, place) {
+            (call, Place::Comes) => return self.waiting.push(call),
+            (VcpuCall::Change(request, reply), Place::Runs(machine)) => {
+                Answer::Changed(reply, coordinator.change(&request, machine))
             }
-            VcpuCall::Cancel(operation, reply) => {
-                Answer::Cancelled(reply, self.coordinator.cancel(operation, machine))
+            (VcpuCall::Change(_, reply), Place::Created) => Answer::Changed(reply, Err(stopped())),
+            (VcpuCall::Change(_, reply), Place::Vacant) => Answer::Changed(reply, Err(absent())),
+            (VcpuCall::Cancel(operation, reply), Place::Runs(machine)) => {
+                Answer::Done(reply, coordinator.cancel(operation, machine))
             }
+            // None runs any more.
+            (VcpuCall::Cancel(operation, reply), Place::Created | Place::Vacant) => {
+                Answer::Done(reply, coordinator.check_running(operation))
+            }
+            (VcpuCall::Preset(count, reply), Place::Runs(machine)) => {
+                let request = Request {
+                    want: Want::Count(count),
+                    timeout: None,
+                };
+                Answer::Done(reply, coordinator.change(&request, machine).map(drop))
+            }
+            (VcpuCall::Preset(count, reply), Place::Created) => {
+                Answer::Done(reply, coordinator.preset(count))
+            }
+            (VcpuCall::Preset(_, reply), Place::Vacant) => Answer::Done(reply, Err(absent())),
         });
     }
 
-    /// Takes the calls that waited for a machine.
-    pub(super) fn take_waiting(&mut self, machine: Option<&mut Machine>) {
-        if let Some(machine) = machine {
-            for call in std::mem::take(&mut self.waiting) {
-                self.call(call, Some(machine));
-            }
-        }
+    /// Calls that waited for a machine, which is there now, or will not come.
+    pub(super) fn waiting(&mut self) -> Vec<VcpuCall> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// The machine has come to its end. Who waits is told by the end of the channel.
@@ -140,9 +197,10 @@ impl Hotplug {
         if let Some(machine) = &mut machine {
             machine.ring();
         }
-        if let Some(machine) = machine
-            && let Some(view) = self.coordinator.take_view(machine)
-        {
+        let machine = machine.map(|machine| &*machine as &dyn Machinery);
+        if let Some(mut view) = self.coordinator.take_view(machine) {
+            view.state = self.state;
+            view.config.clone_from(&self.config);
             self.published.view.send_if_modified(|published| {
                 let awaited = view.is_awaited_after(published);
                 *published = Arc::new(view);
@@ -155,7 +213,7 @@ impl Hotplug {
             // Nobody may be there any more to hear it.
             match answer {
                 Answer::Changed(reply, result) => drop(reply.send(result)),
-                Answer::Cancelled(reply, result) => drop(reply.send(result)),
+                Answer::Done(reply, result) => drop(reply.send(result)),
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What becomes of a machine: a pure, total transition function over what happens to it.
 //!
 //! ```text
-//!            off, reset, fault, 2nd signal, deadline
-//!  Running ───────────────────────────────────────► Stopping ──► Restart (a new Running)
-//!                                                       │
-//!                                                       └──────► Ended
+//!          create           boot            off, reset, fault, shutdown, 2nd signal, deadline
+//!  Vacant ───────► Created ──────► Running ────────────────────────────────► Stopping ──► Restart (a new Running)
+//!    ▲   delete       ▲ │                                                        │
+//!    └────────────────┼─┘                                                        ├──────► Created or Vacant
+//!                     └──────────────────────────────────────────────────────────┤
+//!                                                                                └──────► Ended
 //!
 //!  Running is one of:
 //!         pause             all hold
@@ -18,9 +20,13 @@
 //!
 //! A machine that starts again while a pause is wanted is held before its first instruction.
 
+mod rest;
+mod stop;
+
 use crate::config::OnReset;
 use crate::end::End;
 use crate::error::Error;
+use crate::hotplug::view::MachineState;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -34,6 +40,10 @@ const REKICK: Duration = Duration::from_millis(50);
 /// The phase of a machine.
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// None is described.
+    Vacant,
+    /// One is described, and does not run.
+    Created,
     /// It has not come to its end.
     Running(Course),
     /// Its vCPU threads were told to end.
@@ -77,8 +87,19 @@ pub(super) enum Course {
 pub(super) enum Then {
     /// The guest starts again.
     Restart(Start),
+    /// It does not run until somebody boots it.
+    Rest(Rest),
     /// The process ends.
     End(End),
+}
+
+/// What is left of a machine that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// What it is to be.
+    Created,
+    /// Nothing.
+    Vacant,
 }
 
 /// How a guest starts again.
@@ -107,6 +128,22 @@ pub(super) enum Event {
     Resume,
     /// A vCPU's thread is out of the guest and does not enter it in the present pause, or is gone as ordered.
     Holds(u32),
+    /// Somebody describes a machine.
+    Create,
+    /// Somebody asks for it to run.
+    Boot,
+    /// What [`Action::Create`] or [`Action::Boot`] asked for could not be done.
+    NotDone,
+    /// Somebody presses the guest's power button.
+    PressPowerButton,
+    /// Somebody asks for the guest to start again, whatever it is doing.
+    Reboot,
+    /// Somebody asks for it not to run any more.
+    Shutdown,
+    /// Somebody asks for it to be forgotten.
+    Delete,
+    /// Somebody asks for the process to end.
+    Quit,
     /// Time has passed.
     Tick,
 }
@@ -126,8 +163,18 @@ pub(super) enum Action {
     Paused,
     /// Let the vCPU threads go, and its clock.
     Release(Release),
-    /// Who asked for a pause is answered when the guest has started again.
+    /// Who asked is answered when what is under way has come to its end.
     Wait,
+    /// Describe a machine, and answer who asked.
+    Create,
+    /// Make it and let it run, and answer who asked.
+    Boot,
+    /// Forget it, and answer who asked.
+    Forget,
+    /// It has stopped. Let go of it and keep its description, or not that either.
+    Stopped(Rest),
+    /// There is nothing to do: say yes to who asked.
+    Agree,
     /// Say no to who asked.
     Refuse(No),
     /// Tell every vCPU thread to end.
@@ -149,7 +196,7 @@ pub(super) enum Release {
     Late(BTreeSet<u32>),
 }
 
-/// Why a pause or its end is refused.
+/// Why somebody's wish is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum No {
     /// It is paused, or about to be.
@@ -160,6 +207,16 @@ pub(super) enum No {
     PoweringOff,
     /// It is coming to its end.
     Ending,
+    /// There is none.
+    Vacant,
+    /// There is one already.
+    Created,
+    /// It runs already.
+    Booted,
+    /// It does not run.
+    Stopped,
+    /// It is being stopped.
+    Stopping,
 }
 
 /// What does not change over a machine's life.
@@ -179,6 +236,21 @@ impl Phase {
         Self::Running(Course::Free)
     }
 
+    /// What everybody is told of it.
+    pub(super) fn state(&self) -> MachineState {
+        match self {
+            Self::Vacant => MachineState::None,
+            Self::Created => MachineState::Created,
+            Self::Running(Course::Held) => MachineState::Paused,
+            Self::Running(_) => MachineState::Running,
+            Self::Stopping {
+                then: Then::Restart(_),
+                ..
+            } => MachineState::Restarting,
+            Self::Stopping { .. } | Self::Ended => MachineState::Stopping,
+        }
+    }
+
     /// Whether it has not come to its end; it may be paused.
     pub(super) fn is_running(&self) -> bool {
         matches!(self, Self::Running(_))
@@ -189,7 +261,10 @@ impl Phase {
         match self {
             Self::Running(Course::Holding { by, again, .. }) => Some(*again.min(by)),
             Self::Running(Course::PoweringOff { by }) | Self::Stopping { by, .. } => Some(*by),
-            Self::Running(Course::Free | Course::Held) | Self::Ended => None,
+            Self::Running(Course::Free | Course::Held)
+            | Self::Vacant
+            | Self::Created
+            | Self::Ended => None,
         }
     }
 
@@ -197,12 +272,36 @@ impl Phase {
     #[must_use]
     pub(super) fn next(self, event: Event, now: Instant, policy: &Policy) -> (Self, Action) {
         match self {
+            Self::Vacant => rest::vacant(&event),
+            Self::Created => rest::created(&event),
             Self::Running(course) => running(course, event, now, policy),
-            Self::Stopping { then, left, by } => stopping(then, left, by, event, now),
-            Self::Ended => match event {
-                Event::Pause | Event::Resume => (Self::Ended, Action::Refuse(No::Ending)),
-                _ => (Self::Ended, Action::Nothing),
-            },
+            Self::Stopping { then, left, by } => stop::stopping(then, left, by, event, now),
+            Self::Ended if event.is_wish() => (Self::Ended, Action::Refuse(No::Ending)),
+            Self::Ended => (Self::Ended, Action::Nothing),
+        }
+    }
+}
+
+impl Event {
+    /// Whether somebody asks for it, and waits for an answer.
+    fn is_wish(&self) -> bool {
+        match self {
+            Self::Pause
+            | Self::Resume
+            | Self::Create
+            | Self::Boot
+            | Self::PressPowerButton
+            | Self::Reboot
+            | Self::Shutdown
+            | Self::Delete
+            | Self::Quit => true,
+            Self::Off
+            | Self::Reset
+            | Self::Terminate(_)
+            | Self::VcpuEnded(..)
+            | Self::Holds(_)
+            | Self::NotDone
+            | Self::Tick => false,
         }
     }
 }
@@ -212,7 +311,7 @@ fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phas
         let mut left = policy.vcpus.clone();
         left.retain(|id| Some(*id) != ended);
         if left.is_empty() {
-            return finish(then);
+            return stop::finish(then);
         }
         (
             Phase::Stopping {
@@ -258,6 +357,22 @@ fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phas
         Event::Pause => pause(course, now, policy),
         Event::Resume => resume(course),
         Event::Holds(id) => holds(course, id),
+        Event::Create => (Phase::Running(course), Action::Refuse(No::Created)),
+        Event::Boot => (Phase::Running(course), Action::Refuse(No::Booted)),
+        Event::NotDone => (Phase::Created, Action::Nothing),
+        // Also while it is paused: the guest finds it pressed when it goes on.
+        Event::PressPowerButton => (Phase::Running(course), Action::PressPowerButton),
+        // A signal asks for the end of all of it, and has the last word.
+        Event::Reboot | Event::Shutdown | Event::Delete
+            if matches!(course, Course::PoweringOff { .. }) =>
+        {
+            let no = No::PoweringOff;
+            (Phase::Running(course), Action::Refuse(no))
+        }
+        Event::Reboot => stop(Then::Restart(Start::Free), None),
+        Event::Shutdown => stop(Then::Rest(Rest::Created), None),
+        Event::Delete => stop(Then::Rest(Rest::Vacant), None),
+        Event::Quit => stop(Then::End(End::Asked("the API")), None),
     }
 }
 
@@ -333,81 +448,6 @@ fn wait_for_hold(course: Course, now: Instant) -> (Phase, Action) {
             (Phase::Running(Course::Holding { left, by, again }), action)
         }
         course => (Phase::Running(course), Action::Nothing),
-    }
-}
-
-fn stopping(
-    then: Then,
-    mut left: BTreeSet<u32>,
-    by: Instant,
-    event: Event,
-    now: Instant,
-) -> (Phase, Action) {
-    match event {
-        Event::VcpuEnded(id, end) => {
-            left.remove(&id);
-            // What made the machine stop is the reason; a fault only counts against a restart.
-            let then = match (then, end) {
-                (Then::Restart(_), Some(end)) => Then::End(end),
-                (then, _) => then,
-            };
-            if left.is_empty() {
-                return finish(then);
-            }
-            (Phase::Stopping { then, left, by }, Action::Nothing)
-        }
-        Event::Tick if now >= by => {
-            let names: Vec<String> = left.iter().map(|id| format!("vcpu-{id}")).collect();
-            let limit = STOP_TIMEOUT.as_secs();
-            let found = format!("{} did not end within {limit} s", names.join(", "));
-            let error = Error::host("stopping the machine", found, "see the host's kernel log");
-            finish(Then::End(End::Failed(error)))
-        }
-        // The guest has come to rest by its own reset: there is nobody left to press a button for.
-        Event::Terminate(_) if matches!(then, Then::Restart(_)) => (
-            Phase::Stopping {
-                then: Then::End(End::Reset),
-                left,
-                by,
-            },
-            Action::Nothing,
-        ),
-        Event::Pause | Event::Resume => {
-            let (then, action) = pause_of_the_next(then, &event);
-            (Phase::Stopping { then, left, by }, action)
-        }
-        // A thread that held ends all the same.
-        Event::Off | Event::Reset | Event::Terminate(_) | Event::Holds(_) | Event::Tick => {
-            (Phase::Stopping { then, left, by }, Action::Nothing)
-        }
-    }
-}
-
-/// A pause or its end is asked for while there is no guest: it is about the one that comes, if one does.
-fn pause_of_the_next(then: Then, event: &Event) -> (Then, Action) {
-    match (then, event) {
-        (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
-        (Then::Restart(Start::Free), Event::Pause) => (Then::Restart(Start::Held), Action::Wait),
-        (Then::Restart(Start::Held), Event::Pause) => {
-            (Then::Restart(Start::Held), Action::Refuse(No::Paused))
-        }
-        (Then::Restart(Start::Held), _) => {
-            (Then::Restart(Start::Free), Action::Release(Release::Asked))
-        }
-        (Then::Restart(Start::Free), _) => (Then::Restart(Start::Free), Action::Refuse(No::Runs)),
-    }
-}
-
-fn finish(then: Then) -> (Phase, Action) {
-    match then {
-        Then::Restart(start) => {
-            let course = match start {
-                Start::Free => Course::Free,
-                Start::Held => Course::Held,
-            };
-            (Phase::Running(course), Action::Restart(start))
-        }
-        Then::End(end) => (Phase::Ended, Action::Finish(end)),
     }
 }
 

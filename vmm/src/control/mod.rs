@@ -6,10 +6,65 @@ mod console;
 mod driver;
 mod hotplug;
 mod lifecycle;
-mod pause;
 mod queue;
 mod signals;
 mod terminal;
+mod vm;
+mod wishes;
 
-pub use driver::Control;
 pub use signals::Signals;
+
+use crate::config::{Rules, VmConfig};
+use crate::end::End;
+use crate::error::Result;
+use crate::hotplug::client::Client;
+use crate::hotplug::notifier::Notifier;
+use driver::Driver;
+use hotplug::Published;
+use queue::Queue;
+use std::sync::Arc;
+
+/// The control thread to be, and a way to reach it.
+pub struct Control {
+    queue: Queue,
+    published: Published,
+    notifiers: Vec<Box<dyn Notifier>>,
+}
+
+impl Control {
+    /// A control thread to be.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the host has no descriptor for it.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            queue: Queue::new()?,
+            published: Published::default(),
+            notifiers: Vec::new(),
+        })
+    }
+
+    /// Registers a part of this process that has to let go of a vCPU before it is taken away, behind those that
+    /// are registered already. It is called on the control thread.
+    pub fn register(&mut self, notifier: Box<dyn Notifier>) {
+        self.notifiers.push(notifier);
+    }
+
+    /// A client; its calls are answered while the control thread runs.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let Published { view, events } = &self.published;
+        let calls = Arc::new(self.queue.post(0));
+        Client::new(calls, view.subscribe(), events.events())
+    }
+
+    /// Runs machines until the process is to end, on the calling thread: the one that is described by `config`,
+    /// or those that clients ask for.
+    #[must_use]
+    pub fn run(self, rules: Rules, config: Option<VmConfig>, signals: Signals) -> End {
+        match Driver::new(rules, config, signals, self) {
+            Ok(driver) => driver.run_to_end(),
+            Err(error) => End::Failed(error),
+        }
+    }
+}

@@ -37,6 +37,8 @@ pub(super) enum Event {
     Coordinator(Message),
     /// A client calls.
     Call(Call),
+    /// A deadline has passed.
+    Tick,
 }
 
 /// An event, and the machine from which it comes.
@@ -128,6 +130,11 @@ fn is_chatter(notice: &Notice) -> bool {
 }
 
 impl Post {
+    /// Posts that a deadline has passed.
+    pub(super) fn tick(&self) {
+        self.event(Event::Tick);
+    }
+
     /// Posts what a gate or a notifier has to say.
     pub(super) fn coordinator(&self, message: Message) {
         self.event(Event::Coordinator(message));

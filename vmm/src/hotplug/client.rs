@@ -1,7 +1,8 @@
 //! The way in: requests to the control thread, and its published view.
 
 use super::view::{OperationId, Target, View};
-use crate::error::Problem;
+use crate::config::VmConfig;
+use crate::error::{Error, Problem};
 use crate::events::Events;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,6 +47,12 @@ pub enum Refused {
     /// The machine runs, and it is a paused one that this is for.
     #[error("{0}")]
     Running(Problem),
+    /// No machine is described.
+    #[error("{0}")]
+    Absent(Problem),
+    /// The machine does not run, or not any more.
+    #[error("{0}")]
+    Stopped(Problem),
     /// Our own machinery or the host failed.
     #[error("{0}")]
     Failed(Problem),
@@ -65,15 +72,45 @@ impl Refused {
     }
 }
 
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Input(problem) => Self::Invalid(problem),
+            Error::Host(problem) => Self::Failed(problem),
+        }
+    }
+}
+
 /// What the control thread is asked.
 #[derive(Debug)]
 pub enum Call {
     /// Something about the vCPUs.
     Vcpus(VcpuCall),
-    /// To hold the machine.
-    Pause(oneshot::Sender<Result<(), Refused>>),
-    /// To let it go on.
-    Resume(oneshot::Sender<Result<(), Refused>>),
+    /// Something about the machine.
+    Machine(MachineCall, oneshot::Sender<Result<(), Refused>>),
+}
+
+/// What the control thread is asked about the machine. Each is answered when it is so.
+#[derive(Clone, Debug)]
+pub enum MachineCall {
+    /// To describe a machine; it does not run yet. All of it is checked, and its files are opened.
+    Create(Box<VmConfig>),
+    /// To make it and let it run.
+    Boot,
+    /// To have it stand still: every vCPU thread is out of the guest.
+    Pause,
+    /// To let a paused machine go on, or one that is about to be paused.
+    Resume,
+    /// To press the guest's power button. What the guest does about it is not waited for.
+    PressPowerButton,
+    /// To start the guest again, without asking it.
+    Reboot,
+    /// To stop it, without asking the guest; what it is to be is kept.
+    Shutdown,
+    /// To forget it, after stopping it.
+    Delete,
+    /// To end the process, and with it whatever runs.
+    Quit,
 }
 
 /// What the control thread is asked about the vCPUs.
@@ -81,6 +118,8 @@ pub enum Call {
 pub enum VcpuCall {
     /// For a change.
     Change(Request, oneshot::Sender<Result<OperationId, Refused>>),
+    /// With how many a machine is to boot; of one that runs, to have as many now.
+    Preset(u32, oneshot::Sender<Result<(), Refused>>),
     /// To take an operation back.
     Cancel(OperationId, oneshot::Sender<Result<(), Refused>>),
 }
@@ -140,6 +179,16 @@ impl Client {
         answer.await.unwrap_or(Err(Refused::Gone))
     }
 
+    /// Has a machine that does not run boot with this many vCPUs. If it runs by now, it is to have as many.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub async fn preset(&self, count: u32) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.call(Call::Vcpus(VcpuCall::Preset(count, reply)));
+        answer.await.unwrap_or(Err(Refused::Gone))
+    }
+
     /// Takes a running operation back, as far as that can still be done.
     ///
     /// # Errors
@@ -151,24 +200,14 @@ impl Client {
         answer.await.unwrap_or(Err(Refused::Gone))
     }
 
-    /// Has the machine stand still. The answer comes when every vCPU thread is out of the guest; who does not
-    /// wait for it has paused the machine all the same.
+    /// Asks for something about the machine. The answer comes when it is so; who does not wait for it has asked all
+    /// the same.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was changed, or the machine runs again.
-    pub async fn pause(&self) -> Result<(), Refused> {
+    /// [`Refused`]; nothing was changed, or it was changed back.
+    pub async fn machine(&self, call: MachineCall) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
-        self.calls.call(Call::Pause(reply));
-        answer.await.unwrap_or(Err(Refused::Gone))
-    }
-
-    /// Lets a paused machine go on, or one that is about to be paused.
-    ///
-    /// # Errors
-    /// [`Refused`]; nothing was changed.
-    pub async fn resume(&self) -> Result<(), Refused> {
-        let (reply, answer) = oneshot::channel();
-        self.calls.call(Call::Resume(reply));
+        self.calls.call(Call::Machine(call, reply));
         answer.await.unwrap_or(Err(Refused::Gone))
     }
 }

@@ -2,6 +2,7 @@
 //! without asking the control thread and without keeping it from anything.
 
 use super::gate::{Binding, Denied, Entrance};
+use crate::config::VmConfig;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +11,49 @@ use std::time::{Duration, Instant, SystemTime};
 /// Number of an operation, from 1, never used again in this process.
 pub type OperationId = u64;
 
+/// What a machine is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MachineState {
+    /// It is not known yet: the process has just begun.
+    #[default]
+    Starting,
+    /// There is none.
+    None,
+    /// One is described, and does not run.
+    Created,
+    /// It runs.
+    Running,
+    /// It stands still.
+    Paused,
+    /// Its guest starts again.
+    Restarting,
+    /// It is being stopped.
+    Stopping,
+}
+
+impl MachineState {
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::None => "none",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// What the machine is at.
+    pub state: MachineState,
+    /// What it is to be, unless there is none.
+    pub config: Option<Arc<VmConfig>>,
     /// How many vCPUs were asked for last.
     pub desired: u32,
     /// How many are there, as the guest's firmware tables say.
@@ -35,7 +76,8 @@ impl View {
     /// whoever woke for each of them would only keep the guest from its host's CPUs.
     #[must_use]
     pub fn is_awaited_after(&self, earlier: &Self) -> bool {
-        self.ended != earlier.ended || self.max != earlier.max
+        let starting = |view: &Self| view.state == MachineState::Starting;
+        self.ended != earlier.ended || (starting(earlier) && !starting(self))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::HotplugRegisters;
 use crate::arch::layout;
-use crate::config::{self, VmConfig};
+use crate::config::{self, GuestEject, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::{Messages, Vm};
 use hotvisor_devices::cpu_hotplug::{self, CpuHotplug, HotplugSink};
@@ -28,7 +28,7 @@ impl Devices {
     pub(super) fn new<P>(
         vm: &Arc<Vm>,
         config: &VmConfig,
-        present: &BTreeSet<u32>,
+        (present, guest_eject): (&BTreeSet<u32>, GuestEject),
         post: P,
         output: Arc<Output>,
     ) -> Result<Self>
@@ -42,7 +42,7 @@ impl Devices {
         let hotplug = Arc::new(CpuHotplug::new(
             config.cpus.max,
             present.iter().copied(),
-            config.hotplug.guest_eject,
+            guest_eject,
             Arc::new(post.clone()),
         ));
         let serial = (config.serial != config::Serial::Off)

@@ -12,7 +12,7 @@ use crate::acpi::{self, needs_x2apic};
 use crate::arch::cpuid::{self, Topology};
 use crate::arch::{layout, regs};
 use crate::boot::BootFiles;
-use crate::config::VmConfig;
+use crate::config::{GuestEject, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::memory::Ram;
 use crate::kvm::{self, ClockReading, Vm};
@@ -34,6 +34,8 @@ pub struct Posts<P> {
     pub post: P,
     /// Output of the serial port; it outlives the machine.
     pub output: Arc<Output>,
+    /// Which ejections are posted.
+    pub guest_eject: GuestEject,
 }
 
 /// A machine.
@@ -74,7 +76,8 @@ impl Machine {
             ..acpi::Machine::of(config)
         };
         let entry = files.load(vm.memory(), config, &tables)?;
-        let devices = Devices::new(&vm, config, &present, posts.post.clone(), posts.output)?;
+        let on_board = (&present, posts.guest_eject);
+        let devices = Devices::new(&vm, config, on_board, posts.post.clone(), posts.output)?;
         let model = Model {
             vm: vm.clone(),
             bus: devices.bus.clone(),

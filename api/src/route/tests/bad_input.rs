@@ -122,7 +122,7 @@ async fn unknown_things_are_named() {
         "/api/v1/vcpus/1/x",
     ];
     for path in nowhere {
-        assert_problem(&get(&client, path).await, 404, "unknown", "/api/v1/");
+        assert_problem(&get(&client, path).await, 404, "unknown", "/openapi.json");
     }
     assert!(fake.asked().is_empty());
 }

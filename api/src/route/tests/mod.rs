@@ -3,6 +3,7 @@
 mod bad_input;
 mod events;
 mod idempotency;
+mod machine;
 
 use super::fake::Fake;
 use super::openapi::tests::described_as;
@@ -22,8 +23,6 @@ use tower::ServiceExt;
 
 const VCPUS: &str = "/api/v1/vcpus";
 const OPERATIONS: &str = "/api/v1/operations";
-const PAUSE: &str = "/api/v1/vm.pause";
-const RESUME: &str = "/api/v1/vm.resume";
 
 struct Answer {
     status: StatusCode,
@@ -284,31 +283,6 @@ async fn an_operation_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_pause_and_its_end_have_no_content() {
-    let (fake, client) = Fake::new();
-    for (path, paused) in [(PAUSE, true), (RESUME, false)] {
-        let answer = ask(&client, "PUT", path, "").await;
-        assert_eq!(
-            (answer.status, answer.body),
-            (StatusCode::NO_CONTENT, Value::Null)
-        );
-        assert_eq!(fake.is_paused(), paused);
-        let answer = ask(&client, "PUT", path, "{}").await;
-        assert_problem(&answer, 400, "malformed", "a body, where none is known");
-        let answer = ask(&client, "PUT", &format!("{path}?wait=1"), "").await;
-        assert_problem(&answer, 400, "malformed", "?wait=1");
-        assert_problem(&get(&client, path).await, 405, "method", "GET");
-    }
-    fake.end();
-    assert_problem(
-        &ask(&client, "PUT", PAUSE, "").await,
-        503,
-        "gone",
-        "it has ended",
-    );
-}
-
-#[tokio::test]
 async fn refusals_have_their_status() {
     let (fake, client) = Fake::new();
     let problem = Problem {
@@ -322,6 +296,8 @@ async fn refusals_have_their_status() {
         (Refused::Conflict(problem.clone()), 409, "conflict"),
         (Refused::Paused(problem.clone()), 409, "paused"),
         (Refused::Running(problem.clone()), 409, "running"),
+        (Refused::Absent(problem.clone()), 409, "no_machine"),
+        (Refused::Stopped(problem.clone()), 409, "not_running"),
         (Refused::Failed(problem), 500, "failed"),
     ];
     for (refused, status, code) in cases {

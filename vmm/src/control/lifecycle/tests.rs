@@ -1,4 +1,5 @@
 mod pause;
+mod rest;
 
 use super::*;
 use crate::vcpu::{Fault, Registers, VcpuRef};

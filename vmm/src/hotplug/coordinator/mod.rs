@@ -60,38 +60,49 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator of `max` vCPUs, for the machine that comes next with [`Coordinator::restarted`].
-    /// Whoever starts a machine puts the vCPUs of [`Coordinator::wanted`] into it.
+    /// A coordinator of no vCPU, until [`Coordinator::describe`].
     #[must_use]
-    pub fn new(boot: u32, max: u32, limits: Limits, post: PostMessage) -> Self {
-        let now = Instant::now();
-        let slot = |id| {
-            Slot::new(
-                if id < boot {
-                    Phase::Plugged
-                } else {
-                    Phase::Absent
-                },
-                now,
-            )
-        };
-        let gate = |id| {
-            let post = post.clone();
-            Gate::new(move || post(Message::GateEmpty(id)))
-        };
+    pub fn new(limits: Limits, post: PostMessage) -> Self {
         Self {
-            slots: (0..max).map(slot).collect(),
+            slots: Vec::new(),
             operations: Operations::default(),
             notifiers: Vec::new(),
             names: Vec::new(),
-            gates: (0..max).map(gate).collect(),
-            desired: boot,
+            gates: Vec::new(),
+            desired: 0,
             limits,
-            post: post.clone(),
+            post,
             machine: 0,
             paused: None,
             changed: true,
         }
+    }
+
+    /// From now on it is about a machine of `max` possible vCPUs, of which `boot` are wanted. It comes with
+    /// [`Coordinator::restarted`]; whoever starts it puts the vCPUs of [`Coordinator::wanted`] into it. What has
+    /// become of the operations of an earlier machine can still be seen.
+    pub fn describe(&mut self, boot: u32, max: u32) {
+        let now = self.now();
+        // Answers to an attempt on a vCPU of the earlier machine stay stale.
+        let attempts = self.slots.iter().map(|slot| slot.attempts).max();
+        let slot = |id| {
+            let mut slot = Slot::new(Phase::Absent, now);
+            slot.attempts = attempts.unwrap_or(0);
+            if id < boot {
+                slot.target = Target::Online;
+            }
+            slot
+        };
+        self.slots = (0..max).map(slot).collect();
+        let gate = |id| {
+            let post = self.post.clone();
+            let gate = Gate::new(move || post(Message::GateEmpty(id)));
+            gate.set_offline();
+            gate
+        };
+        self.gates = (0..max).map(gate).collect();
+        self.desired = boot;
+        self.changed = true;
     }
 
     /// Registers a notifier, behind the others.
@@ -140,6 +151,30 @@ impl Coordinator {
             }
         }
         self.machine = machine;
+        self.changed = true;
+    }
+
+    /// The machine is gone, and with it what was under way. What is wanted of its vCPUs stays, for the next one.
+    pub fn stopped(&mut self) {
+        self.fail_all("the machine was stopped");
+        let now = self.now();
+        for id in self.ids() {
+            let phase = self.slots[id as usize].phase;
+            let leaving = matches!(
+                phase,
+                Phase::Syncing { undo: false } | Phase::Stopping { undo: false }
+            );
+            if phase.is_plugged() || leaving {
+                self.bury(id);
+            }
+            let slot = &mut self.slots[id as usize];
+            slot.plug = 0;
+            slot.again = None;
+            slot.attempt = None;
+            self.enter(id, Phase::Absent, now);
+            self.gates[id as usize].set_offline();
+        }
+        self.resume(now);
         self.changed = true;
     }
 
@@ -193,7 +228,11 @@ impl Coordinator {
 
     /// The machine has come to its end: nothing that runs will ever be done.
     pub fn ended(&mut self) {
-        let outcome = outcome(Code::Failed, "the machine has ended");
+        self.fail_all("the machine has ended");
+    }
+
+    fn fail_all(&mut self, why: &str) {
+        let outcome = outcome(Code::Failed, why);
         for id in self.ids() {
             let phase = self.slots[id as usize].phase.name();
             for target in [Target::Online, Target::Offline] {
@@ -319,6 +358,7 @@ impl Coordinator {
 
     /// The machine is in this state from now on, as others are to hear in its turn.
     pub fn machine_is(&mut self, state: &'static str) {
+        self.changed = true;
         self.operations.tell(News::Machine(state));
     }
 
@@ -328,7 +368,7 @@ impl Coordinator {
     }
 
     /// The view, if it has changed since the last time.
-    pub fn take_view(&mut self, machine: &dyn Machinery) -> Option<View> {
+    pub fn take_view(&mut self, machine: Option<&dyn Machinery>) -> Option<View> {
         let changed = std::mem::take(&mut self.changed);
         if !(self.operations.take_changed() || changed) {
             return None;
@@ -339,7 +379,7 @@ impl Coordinator {
                 phase: slot.phase.name(),
                 target: slot.target,
                 generation: slot.run,
-                thread: machine.thread(id),
+                thread: machine.and_then(|machine| machine.thread(id)),
                 last_operation: slot.last_operation,
                 last_plug: slot.last_plug.clone(),
                 last_unplug: slot.last_unplug.clone(),
@@ -354,6 +394,7 @@ impl Coordinator {
             vcpus: (0u32..).zip(&self.slots).map(vcpu).collect(),
             operations: self.operations.view(),
             ended: self.operations.ended(),
+            ..View::default()
         })
     }
 }

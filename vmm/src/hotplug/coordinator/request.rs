@@ -2,12 +2,20 @@
 
 use super::{Coordinator, other, outcome};
 use crate::error::Problem;
-use crate::hotplug::client::{Refused, Request};
+use crate::hotplug::client::{Refused, Request, Want};
 use crate::hotplug::machinery::Machinery;
 use crate::hotplug::phase::{Event, Phase};
-use crate::hotplug::target::{self, Plan};
+use crate::hotplug::target::{self, Plan, Standing};
 use crate::hotplug::view::{Code, OperationId, Target};
 use tracing::info;
+
+fn cancelling(operation: OperationId, found: &str, remedy: &str) -> Problem {
+    Problem {
+        asked: format!("cancel operation {operation}"),
+        found: found.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}
 
 impl Coordinator {
     /// Begins what a request wants.
@@ -23,12 +31,7 @@ impl Coordinator {
         if self.paused.is_some() {
             return Err(Refused::paused("a change of vCPUs"));
         }
-        let standings: Vec<_> = self
-            .slots
-            .iter()
-            .map(|slot| (slot.phase, slot.target))
-            .collect();
-        let Plan { kind, targets } = target::plan(&request.want, &standings)?;
+        let Plan { kind, targets } = target::plan(&request.want, &self.standings())?;
         let deadline = self.now() + request.timeout.unwrap_or(self.limits.operation);
         let operation = self.operations.begin(kind, deadline);
         let mut parts = Vec::new();
@@ -58,6 +61,42 @@ impl Coordinator {
         Ok(operation)
     }
 
+    /// Has a machine that does not run start with another count of vCPUs.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub fn preset(&mut self, count: u32) -> Result<(), Refused> {
+        let Plan { targets, .. } = target::plan(&Want::Count(count), &self.standings())?;
+        for (id, target) in targets {
+            self.slots[id as usize].target = target;
+        }
+        self.desired = count;
+        self.changed = true;
+        Ok(())
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let slots = self.slots.iter();
+        slots.map(|slot| (slot.phase, slot.target)).collect()
+    }
+
+    /// Why an operation cannot be taken back, if it has ended or never was.
+    ///
+    /// # Errors
+    /// [`Refused`] if so.
+    pub fn check_running(&self, operation: OperationId) -> Result<(), Refused> {
+        if self.operations.is_running(operation) {
+            return Ok(());
+        }
+        Err(if self.operations.is_known(operation) {
+            let found = "it has ended";
+            Refused::Conflict(cancelling(operation, found, "look at its outcome"))
+        } else {
+            let remedy = "see the list of operations";
+            Refused::Unknown(cancelling(operation, "there is none", remedy))
+        })
+    }
+
     /// Takes an operation back as far as that can be done: parts that the guest has read go on.
     ///
     /// # Errors
@@ -67,19 +106,7 @@ impl Coordinator {
         operation: OperationId,
         machine: &mut dyn Machinery,
     ) -> Result<(), Refused> {
-        let asked = format!("cancel operation {operation}");
-        let problem = |found: &str, remedy: &str| Problem {
-            asked,
-            found: found.to_owned(),
-            remedy: remedy.to_owned(),
-        };
-        if !self.operations.is_running(operation) {
-            return Err(if self.operations.is_known(operation) {
-                Refused::Conflict(problem("it has ended", "look at its outcome"))
-            } else {
-                Refused::Unknown(problem("there is none", "see the list of operations"))
-            });
-        }
+        self.check_running(operation)?;
         let open = self.operations.open_parts(operation);
         let mut reasons = Vec::new();
         for &id in &open {
@@ -91,7 +118,7 @@ impl Coordinator {
             let found = format!("nothing of it can be taken back ({})", reasons.join("; "));
             let remedy =
                 "wait for its end, or ask for what you want instead: the latest request wins";
-            return Err(Refused::Conflict(problem(&found, remedy)));
+            return Err(Refused::Conflict(cancelling(operation, &found, remedy)));
         }
         Ok(())
     }

@@ -84,7 +84,8 @@ impl Bench {
             dormant: None,
         };
         let post: PostMessage = Arc::new(move |message| sink.lock().unwrap().push(message));
-        let mut coordinator = Coordinator::new(boot, 4, limits, post);
+        let mut coordinator = Coordinator::new(limits, post);
+        coordinator.describe(boot, 4);
         coordinator.restarted(1);
         let mut bench = Self {
             coordinator,
@@ -157,7 +158,7 @@ impl Bench {
 
     /// What everybody sees: the last view that was published.
     pub(super) fn view(&mut self) -> View {
-        if let Some(view) = self.coordinator.take_view(&self.machine) {
+        if let Some(view) = self.coordinator.take_view(Some(&self.machine)) {
             self.published = view;
         }
         self.published.clone()

@@ -5,6 +5,7 @@ use super::bench::Bench;
 use crate::hotplug::client::Want;
 use crate::hotplug::gate::Binding;
 use crate::hotplug::notifier::Done;
+use crate::hotplug::view::MachineState;
 use hotvisor_devices::cpu_hotplug::Request as Ask;
 use std::sync::Mutex;
 
@@ -101,7 +102,7 @@ fn only_the_end_of_an_operation_is_awaited() {
     assert!(is_awaited(&mut bench));
     assert!(
         View {
-            max: 4,
+            state: MachineState::None,
             ..View::default()
         }
         .is_awaited_after(&View::default())

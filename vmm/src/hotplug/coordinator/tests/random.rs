@@ -267,7 +267,8 @@ impl World {
             operation: FOREVER,
             dormant: None,
         };
-        let mut coordinator = Coordinator::new(2, CPUS, limits, post);
+        let mut coordinator = Coordinator::new(limits, post);
+        coordinator.describe(2, CPUS);
         let board = Board::new(&queue, coordinator.wanted().into_iter());
         coordinator.restarted(1);
         Self {
@@ -392,7 +393,7 @@ impl World {
 
     /// What everybody sees: the last view that was published.
     fn view(&mut self) -> View {
-        if let Some(view) = self.coordinator.take_view(&self.board) {
+        if let Some(view) = self.coordinator.take_view(Some(&self.board)) {
             self.published = view;
         }
         self.published.clone()

@@ -1,0 +1,34 @@
+//! A machine that does not run.
+
+use super::*;
+
+/// None is described.
+pub(super) fn vacant(event: &Event) -> (Phase, Action) {
+    match event {
+        Event::Create => (Phase::Created, Action::Create),
+        // It is forgotten already.
+        Event::Delete => (Phase::Vacant, Action::Agree),
+        event => at_rest(Phase::Vacant, No::Vacant, event),
+    }
+}
+
+/// One is described.
+pub(super) fn created(event: &Event) -> (Phase, Action) {
+    match event {
+        Event::Create => (Phase::Created, Action::Refuse(No::Created)),
+        Event::Boot => (Phase::started(), Action::Boot),
+        Event::Delete => (Phase::Vacant, Action::Forget),
+        Event::NotDone => (Phase::Vacant, Action::Nothing),
+        event => at_rest(Phase::Created, No::Stopped, event),
+    }
+}
+
+/// What is the same for both. Nothing that happens to a guest can happen here.
+fn at_rest(phase: Phase, no: No, event: &Event) -> (Phase, Action) {
+    match event {
+        Event::Terminate(signal) => (Phase::Ended, Action::Finish(End::Asked(signal))),
+        Event::Quit => (Phase::Ended, Action::Finish(End::Asked("the API"))),
+        event if event.is_wish() => (phase, Action::Refuse(no)),
+        _ => (phase, Action::Nothing),
+    }
+}

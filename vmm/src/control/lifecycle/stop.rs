@@ -1,0 +1,117 @@
+//! A machine that is being stopped, and what follows.
+
+use super::*;
+
+pub(super) fn stopping(
+    then: Then,
+    mut left: BTreeSet<u32>,
+    by: Instant,
+    event: Event,
+    now: Instant,
+) -> (Phase, Action) {
+    match event {
+        Event::VcpuEnded(id, end) => {
+            left.remove(&id);
+            // What made the machine stop is the reason; a fault only counts against a restart.
+            let then = match (then, end) {
+                (Then::Restart(_), Some(end)) => Then::End(end),
+                (then, _) => then,
+            };
+            if left.is_empty() {
+                return finish(then);
+            }
+            (Phase::Stopping { then, left, by }, Action::Nothing)
+        }
+        Event::Tick if now >= by => {
+            let names: Vec<String> = left.iter().map(|id| format!("vcpu-{id}")).collect();
+            let limit = STOP_TIMEOUT.as_secs();
+            let found = format!("{} did not end within {limit} s", names.join(", "));
+            let error = Error::host("stopping the machine", found, "see the host's kernel log");
+            finish(Then::End(End::Failed(error)))
+        }
+        // A thread that held ends all the same.
+        Event::Off | Event::Reset | Event::Holds(_) | Event::NotDone | Event::Tick => {
+            (Phase::Stopping { then, left, by }, Action::Nothing)
+        }
+        Event::Terminate(signal) => {
+            let then = terminate(then, signal);
+            (Phase::Stopping { then, left, by }, Action::Nothing)
+        }
+        Event::Pause | Event::Resume => {
+            let (then, action) = pause_of_the_next(then, &event);
+            (Phase::Stopping { then, left, by }, action)
+        }
+        Event::Create
+        | Event::Boot
+        | Event::PressPowerButton
+        | Event::Reboot
+        | Event::Shutdown
+        | Event::Delete
+        | Event::Quit => {
+            let (then, action) = wish(then, &event);
+            (Phase::Stopping { then, left, by }, action)
+        }
+    }
+}
+
+/// A signal asks for the end of a process whose guest has come to rest: there is nobody left to press a button for.
+fn terminate(then: Then, signal: &'static str) -> Then {
+    match then {
+        Then::Restart(_) => Then::End(End::Reset),
+        Then::Rest(_) => Then::End(End::Asked(signal)),
+        Then::End(end) => Then::End(end),
+    }
+}
+
+/// A pause or its end is asked for while there is no guest: it is about the one that comes, if one does.
+fn pause_of_the_next(then: Then, event: &Event) -> (Then, Action) {
+    match (then, event) {
+        (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
+        (Then::Rest(rest), _) => (Then::Rest(rest), Action::Refuse(No::Stopping)),
+        (Then::Restart(Start::Free), Event::Pause) => (Then::Restart(Start::Held), Action::Wait),
+        (Then::Restart(Start::Held), Event::Pause) => {
+            (Then::Restart(Start::Held), Action::Refuse(No::Paused))
+        }
+        (Then::Restart(Start::Held), _) => {
+            (Then::Restart(Start::Free), Action::Release(Release::Asked))
+        }
+        (Then::Restart(Start::Free), _) => (Then::Restart(Start::Free), Action::Refuse(No::Runs)),
+    }
+}
+
+/// Somebody wants something else to follow. What leaves less of the machine wins.
+fn wish(then: Then, event: &Event) -> (Then, Action) {
+    match (then, event) {
+        (Then::End(end), Event::Quit) => (Then::End(end), Action::Wait),
+        (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
+        (_, Event::Quit) => (Then::End(End::Asked("the API")), Action::Wait),
+        (_, Event::Delete) => (Then::Rest(Rest::Vacant), Action::Wait),
+        (Then::Restart(_), Event::Shutdown) => (Then::Rest(Rest::Created), Action::Wait),
+        (then @ Then::Restart(_), Event::Reboot) => (then, Action::Wait),
+        (then @ Then::Restart(_), Event::Create) => (then, Action::Refuse(No::Created)),
+        (then @ Then::Restart(_), Event::Boot) => (then, Action::Refuse(No::Booted)),
+        (then @ Then::Rest(_), Event::Shutdown) => (then, Action::Wait),
+        (then, _) => (then, Action::Refuse(No::Stopping)),
+    }
+}
+
+/// What follows when the last vCPU thread has ended.
+pub(super) fn finish(then: Then) -> (Phase, Action) {
+    match then {
+        Then::Restart(start) => {
+            let course = match start {
+                Start::Free => Course::Free,
+                Start::Held => Course::Held,
+            };
+            (Phase::Running(course), Action::Restart(start))
+        }
+        Then::Rest(rest) => {
+            let phase = match rest {
+                Rest::Created => Phase::Created,
+                Rest::Vacant => Phase::Vacant,
+            };
+            (phase, Action::Stopped(rest))
+        }
+        Then::End(end) => (Phase::Ended, Action::Finish(end)),
+    }
+}

@@ -1,0 +1,118 @@
+//! A machine that is described: what it is made of, and what there is of it.
+
+use super::console::Console;
+use super::hotplug::Hotplug;
+use super::queue::Queue;
+use crate::boot::BootFiles;
+use crate::config::{GuestEject, VmConfig};
+use crate::error::Result;
+use crate::kvm::{self, probe};
+use crate::machine::{Machine, Posts};
+use event_manager::EventOps;
+use hotvisor_devices::serial::{Output, Serial};
+use kvm_ioctls::Kvm;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a slow reader has for the end of the serial output.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(super) struct Vm {
+    pub(super) machine: Option<Machine>,
+    config: Arc<VmConfig>,
+    kvm: Kvm,
+    files: BootFiles,
+    guest_eject: GuestEject,
+    output: Arc<Output>,
+    console: Console,
+}
+
+impl Vm {
+    /// Checks everything that can be checked without leaving traces.
+    pub(super) fn describe(
+        config: Arc<VmConfig>,
+        guest_eject: GuestEject,
+        queue: &Queue,
+    ) -> Result<Self> {
+        config.validate()?;
+        let files = BootFiles::open(&config)?;
+        let kvm = kvm::open()?;
+        if files.needs_long_mode() {
+            probe::require_long_mode(&kvm)?;
+        }
+        Ok(Self {
+            machine: None,
+            config,
+            kvm,
+            files,
+            guest_eject,
+            output: Arc::new(Output::new(Arc::new(queue.post(0)))),
+            console: Console::nowhere(),
+        })
+    }
+
+    /// Makes the machine, in its `generation`, and then the host's side of its serial port.
+    pub(super) fn boot(
+        &mut self,
+        queue: &Queue,
+        generation: u64,
+        hotplug: &mut Hotplug,
+    ) -> Result<()> {
+        self.make(queue, generation, hotplug)?;
+        let console = Console::open(&self.config.serial);
+        self.console = console.inspect_err(|_| self.machine = None)?;
+        Ok(())
+    }
+
+    /// Makes the machine, instead of the one before.
+    pub(super) fn make(
+        &mut self,
+        queue: &Queue,
+        generation: u64,
+        hotplug: &mut Hotplug,
+    ) -> Result<()> {
+        // The old one first: its memory makes room for the new one's.
+        self.machine = None;
+        let posts = Posts {
+            post: queue.post(generation),
+            output: self.output.clone(),
+            guest_eject: self.guest_eject,
+        };
+        let first = (generation, hotplug.wanted());
+        let machine = Machine::new(&self.kvm, &self.config, &self.files, first, posts)?;
+        self.machine = Some(machine);
+        hotplug.restarted(generation);
+        Ok(())
+    }
+
+    /// Starts to watch what the serial port leads to.
+    pub(super) fn start_console(&mut self, ops: &mut EventOps) {
+        let port = self.machine.as_ref().and_then(Machine::serial);
+        self.console.start(port, ops);
+    }
+
+    /// The host's side of the serial port, the guest's, if it is there, and the output between them.
+    pub(super) fn serial(&mut self) -> (&mut Console, Option<&Serial>, &Output) {
+        let port = self.machine.as_ref().and_then(Machine::serial);
+        (&mut self.console, port, &self.output)
+    }
+
+    /// Writes what is left of the serial output.
+    pub(super) fn finish_console(&mut self) {
+        self.console.finish(&self.output, LAST_WORDS);
+    }
+
+    /// Lets go of a machine whose threads have ended, and of what its serial port led to.
+    pub(super) fn stop(&mut self, ops: &mut EventOps) {
+        self.machine = None;
+        self.finish_console();
+        self.console.stop(ops);
+        self.console = Console::nowhere();
+    }
+
+    /// What it is to be.
+    pub(super) fn config(&self) -> &Arc<VmConfig> {
+        &self.config
+    }
+}
