@@ -14,6 +14,7 @@ pub mod kvm;
 pub mod machine;
 pub mod socket;
 pub mod stream;
+pub mod tally;
 pub mod vcpu;
 
 pub use error::{Error, Problem, Result};

@@ -8,6 +8,7 @@ use hotvisor_vmm::hotplug::view::{
     Code, Ended, MachineState, OperationId, OperationKind, OperationView, Outcome, PartView,
     Target, ThreadView, Timeline, VcpuView, View,
 };
+use hotvisor_vmm::tally::Tally;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ pub(crate) struct Fake {
     kept: Mutex<Option<Vec<Call>>>,
     /// What it was told about the machine.
     commands: Mutex<Vec<String>>,
+    /// What is counted.
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// A moment that is easy to recognise.
@@ -81,8 +84,10 @@ impl Fake {
             refuse: Mutex::default(),
             kept: Mutex::default(),
             commands: Mutex::default(),
+            tally: Arc::default(),
         });
-        (fake.clone(), Client::new(fake, watched, events))
+        let tally = fake.tally.clone();
+        (fake.clone(), Client::new(fake, watched, events, tally))
     }
 
     /// What it was asked for, in order.

@@ -6,6 +6,7 @@ mod events;
 pub(crate) mod fake;
 mod idempotency;
 mod input;
+mod metrics;
 mod openapi;
 mod operations;
 #[cfg(test)]
@@ -14,13 +15,13 @@ pub(crate) mod trouble;
 mod vcpus;
 mod vm;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::{Extension, Router};
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::hotplug::view::{MachineState, View};
 use serde::Serialize;
@@ -34,6 +35,7 @@ fn described() -> OpenApiRouter<Client> {
         .merge(vcpus::routes())
         .merge(operations::routes())
         .merge(events::routes())
+        .merge(metrics::routes())
         .merge(vm::routes())
         .merge(openapi::routes())
 }
@@ -41,10 +43,13 @@ fn described() -> OpenApiRouter<Client> {
 /// All endpoints, for a machine that `client` leads to.
 pub(crate) fn router(client: Client) -> Router {
     let (router, _document) = described().split_for_parts();
+    let requests = Arc::<metrics::Requests>::default();
     router
         .fallback(trouble::no_such_path)
         .method_not_allowed_fallback(trouble::no_such_method)
         .layer(middleware::from_fn_with_state(client.clone(), gate))
+        .layer(Extension(requests.clone()))
+        .layer(middleware::from_fn_with_state(requests, metrics::count))
         .with_state(client)
 }
 

@@ -10,6 +10,7 @@ use crate::hotplug::machinery::{Machinery, Message};
 use crate::hotplug::notifier::Notifier;
 use crate::hotplug::view::{MachineState, OperationId, View};
 use crate::machine::Machine;
+use crate::tally::Tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -57,6 +58,7 @@ pub(super) enum Place<'a> {
 pub(super) struct Published {
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) events: events::Writer,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// The coordinator, and whom it answers.
@@ -78,7 +80,7 @@ impl Hotplug {
         published: Published,
     ) -> Self {
         let post = Arc::new(move |message| post.coordinator(message));
-        let mut coordinator = Coordinator::new(limits, post);
+        let mut coordinator = Coordinator::new(limits, post, published.tally.clone());
         for notifier in notifiers {
             coordinator.register(notifier);
         }
@@ -124,6 +126,11 @@ impl Hotplug {
 
     pub(super) fn next_tick(&self) -> Option<Instant> {
         self.coordinator.next_tick()
+    }
+
+    /// Where things are counted.
+    pub(super) fn tally(&self) -> &Arc<Tally> {
+        &self.published.tally
     }
 
     /// Does what time asks for.

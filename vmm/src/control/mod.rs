@@ -53,9 +53,13 @@ impl Control {
     /// A client; its calls are answered while the control thread runs.
     #[must_use]
     pub fn client(&self) -> Client {
-        let Published { view, events } = &self.published;
+        let Published {
+            view,
+            events,
+            tally,
+        } = &self.published;
         let calls = Arc::new(self.queue.post(0));
-        Client::new(calls, view.subscribe(), events.events())
+        Client::new(calls, view.subscribe(), events.events(), tally.clone())
     }
 
     /// Runs machines until the process is to end, on the calling thread: the one that is described by `config`,

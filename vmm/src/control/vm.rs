@@ -78,6 +78,7 @@ impl Vm {
             post: queue.post(generation),
             output: self.output.clone(),
             guest_eject: self.guest_eject,
+            tally: hotplug.tally().clone(),
         };
         let first = (generation, hotplug.wanted());
         let machine = Machine::new(&self.kvm, &self.config, &self.files, first, posts)?;

@@ -4,6 +4,7 @@ use super::view::{OperationId, Target, View};
 use crate::config::VmConfig;
 use crate::error::{Error, Problem};
 use crate::events::Events;
+use crate::tally::Tally;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,16 +137,23 @@ pub struct Client {
     calls: Arc<dyn Calls>,
     view: watch::Receiver<Arc<View>>,
     events: Events,
+    tally: Arc<Tally>,
 }
 
 impl Client {
-    /// A client whose calls, view and events these are.
+    /// A client whose calls, view, events and counts these are.
     #[must_use]
-    pub fn new(calls: Arc<dyn Calls>, view: watch::Receiver<Arc<View>>, events: Events) -> Self {
+    pub fn new(
+        calls: Arc<dyn Calls>,
+        view: watch::Receiver<Arc<View>>,
+        events: Events,
+        tally: Arc<Tally>,
+    ) -> Self {
         Self {
             calls,
             view,
             events,
+            tally,
         }
     }
 
@@ -166,6 +174,12 @@ impl Client {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What is counted, for as long as the process lives.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Asks for a change. The answer is the operation, which the view holds already.

@@ -14,10 +14,11 @@
 //! Closing first and notifying then is the order that deadlocks: a notifier that waits for somebody who waits
 //! at the gate waits for ever.
 
+use crate::tally::GateTally;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a user is bound to the vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ struct Inner {
     /// The users inside, by ticket.
     users: BTreeMap<u64, &'static str>,
     tickets: u64,
+    /// When it was closed with users inside.
+    closed_at: Option<Instant>,
 }
 
 struct Shared {
@@ -62,6 +65,7 @@ struct Shared {
     moved: Condvar,
     /// Called, without the lock, when the last user leaves a closed gate.
     on_empty: Box<dyn Fn() + Send + Sync>,
+    tally: Arc<GateTally>,
 }
 
 /// The gate of one vCPU, for whoever opens and closes it.
@@ -88,15 +92,22 @@ impl Gate {
     /// A gate that says offline. `on_empty` is called when the last user leaves it while it is closed; it
     /// posts and returns.
     pub fn new(on_empty: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::counted(on_empty, Arc::default())
+    }
+
+    /// The same, with a place where waits are counted.
+    pub fn counted(on_empty: impl Fn() + Send + Sync + 'static, tally: Arc<GateTally>) -> Self {
         let inner = Inner {
             state: State::Offline,
             users: BTreeMap::new(),
             tickets: 0,
+            closed_at: None,
         };
         Self(Arc::new(Shared {
             inner: Mutex::new(inner),
             moved: Condvar::new(),
             on_empty: Box::new(on_empty),
+            tally,
         }))
     }
 
@@ -128,7 +139,13 @@ impl Gate {
     pub fn close(&self) -> bool {
         let mut inner = self.0.lock();
         inner.state = State::Closed;
-        inner.users.is_empty()
+        let empty = inner.users.is_empty();
+        if empty {
+            self.0.tally.closing.observe(Duration::ZERO);
+        } else {
+            inner.closed_at.get_or_insert_with(Instant::now);
+        }
+        empty
     }
 
     /// The vCPU is gone: everybody who waits is told.
@@ -137,7 +154,10 @@ impl Gate {
     }
 
     fn set(&self, state: State) {
-        self.0.lock().state = state;
+        let mut inner = self.0.lock();
+        inner.state = state;
+        inner.closed_at = None;
+        drop(inner);
         self.0.moved.notify_all();
     }
 }
@@ -155,20 +175,27 @@ impl Entrance {
         deadline: Instant,
     ) -> Result<Inside, Denied> {
         let mut inner = self.0.lock();
-        loop {
+        let mut waits = None;
+        let answer = loop {
             match (inner.state, binding) {
-                (State::Open, _) | (State::Draining, Binding::Pinned) => break,
-                (State::Draining, Binding::Movable) => return Err(Denied::Migrate),
-                (State::Offline, _) => return Err(Denied::Offline),
+                (State::Open, _) | (State::Draining, Binding::Pinned) => break Ok(()),
+                (State::Draining, Binding::Movable) => break Err(Denied::Migrate),
+                (State::Offline, _) => break Err(Denied::Offline),
                 (State::Closed, _) => {}
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            waits.get_or_insert(now);
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
-                return Err(Denied::Deadline(inner.users.values().copied().collect()));
+                break Err(Denied::Deadline(inner.users.values().copied().collect()));
             }
             let waited = self.0.moved.wait_timeout(inner, left);
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        if let Some(since) = waits {
+            self.0.tally.users.observe(since.elapsed());
         }
+        answer?;
         inner.tickets += 1;
         let ticket = inner.tickets;
         inner.users.insert(ticket, who);
@@ -184,7 +211,11 @@ impl Drop for Inside {
         let last = {
             let mut inner = self.gate.lock();
             inner.users.remove(&self.ticket);
-            inner.state == State::Closed && inner.users.is_empty()
+            let last = inner.state == State::Closed && inner.users.is_empty();
+            if last && let Some(closed_at) = inner.closed_at.take() {
+                self.gate.tally.closing.observe(closed_at.elapsed());
+            }
+            last
         };
         if last {
             (self.gate.on_empty)();
@@ -293,6 +324,39 @@ mod tests {
             assert_eq!(waiter.join().unwrap(), entered);
             drop(inside);
         }
+    }
+
+    #[test]
+    fn waits_are_counted_on_both_sides() {
+        let tally = Arc::<GateTally>::default();
+        let counts = || (tally.closing.read().count(), tally.users.read().count());
+        let gate = Gate::counted(|| {}, tally.clone());
+        gate.open();
+        drop(enter(&gate, Pinned));
+        assert!(gate.close());
+        assert_eq!(counts(), (1, 0));
+        assert_eq!(tally.closing.read().sum, Duration::ZERO);
+        gate.open();
+        let inside = enter(&gate, Pinned).unwrap();
+        assert!(!gate.close());
+        let brief = Instant::now() + Duration::from_millis(2);
+        let denied = gate.entrance().enter(Pinned, "a waiter", brief);
+        assert_eq!(denied.unwrap_err(), Denied::Deadline(vec!["a test"]));
+        assert_eq!(counts(), (1, 1));
+        drop(inside);
+        assert_eq!(counts(), (2, 1));
+        let waits = [&tally.closing, &tally.users].map(|waits| waits.read().sum);
+        assert!(
+            waits.iter().all(|wait| *wait >= Duration::from_millis(2)),
+            "{waits:?}"
+        );
+        // One that is opened again has not closed.
+        gate.open();
+        let inside = enter(&gate, Pinned).unwrap();
+        assert!(!gate.close());
+        gate.open();
+        drop(inside);
+        assert_eq!(counts(), (2, 1));
     }
 
     /// What the order of steps is about: a notifier waits for a thread that needs the gate. With the gate

@@ -4,6 +4,7 @@ use super::view::{
     Code, Ended, OperationId, OperationKind, OperationView, Outcome, PartView, Target,
 };
 use crate::events::{News, PhaseChange};
+use crate::tally::Tally;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,7 +22,6 @@ struct Running {
 }
 
 /// All operations of this process.
-#[derive(Default)]
 pub(super) struct Operations {
     last: OperationId,
     running: BTreeMap<OperationId, Running>,
@@ -34,9 +34,24 @@ pub(super) struct Operations {
     changed: bool,
     /// What has happened since somebody last asked, in order.
     news: Vec<(SystemTime, News)>,
+    tally: Arc<Tally>,
 }
 
 impl Operations {
+    /// None yet; `tally` counts how they end.
+    pub(super) fn new(tally: Arc<Tally>) -> Self {
+        Self {
+            last: 0,
+            running: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            order: VecDeque::new(),
+            count: 0,
+            changed: false,
+            news: Vec::new(),
+            tally,
+        }
+    }
+
     /// A new operation, without parts.
     pub(super) fn begin(&mut self, kind: OperationKind, deadline: Instant) -> OperationId {
         self.last += 1;
@@ -187,6 +202,9 @@ impl Operations {
             self.changed = true;
             let part = Arc::make_mut(part);
             part.phase = phase;
+            if part.outcome.is_none() {
+                self.tally.part(part.to, outcome.code);
+            }
             part.outcome = Some(outcome);
             if !operation.is_done() {
                 self.show(id);
@@ -222,8 +240,10 @@ impl Operations {
                 .values()
                 .filter_map(|part| part.outcome.as_ref());
             let code = outcomes.map(|outcome| outcome.code).max();
+            let code = code.unwrap_or(Code::Succeeded);
+            self.tally.operation(operation.kind, code);
             let ended = Ended {
-                code: code.unwrap_or(Code::Succeeded),
+                code,
                 at: SystemTime::now(),
             };
             let view = Arc::new(operation.view(id, Some(ended)));

@@ -2,8 +2,9 @@
 
 use super::phase::Phase;
 use super::refusal;
-use super::view::{OperationId, Outcome, Target, Timeline};
+use super::view::{Code, OperationId, Outcome, Target, Timeline};
 use crate::events::PhaseChange;
+use crate::tally::Tally;
 use std::time::{Duration, Instant};
 
 /// A vCPU.
@@ -135,7 +136,13 @@ impl Slot {
     /// Goes into `phase`; the time spent in the one before is put down. Returns what others may want to know of
     /// it, `id` being this vCPU's, where the phase is another one by its name.
     #[must_use]
-    pub(super) fn enter(&mut self, id: u32, phase: Phase, now: Instant) -> Option<PhaseChange> {
+    pub(super) fn enter(
+        &mut self,
+        id: u32,
+        phase: Phase,
+        now: Instant,
+        tally: &Tally,
+    ) -> Option<PhaseChange> {
         let before = std::mem::replace(&mut self.phase, phase);
         if phase.stage() == before.stage() {
             return None;
@@ -145,6 +152,7 @@ impl Slot {
         self.since = now;
         if let Some(attempt) = self.attempt.as_mut().filter(|_| !rest) {
             attempt.timeline.phases.push((before.stage(), spent));
+            tally.stage(attempt.target, before.stage(), spent);
         }
         if phase.name() == before.name() {
             return None;
@@ -175,8 +183,30 @@ impl Slot {
         }
     }
 
+    /// Another request takes over from the attempt where it is.
+    pub(super) fn supersede_attempt(&mut self, now: Instant, tally: &Tally) {
+        self.count_attempt(Code::Superseded, now, tally);
+        self.attempt = None;
+    }
+
+    /// The attempt is over: it took what its phases took, and so far the one in which it ends.
+    fn count_attempt(&self, code: Code, now: Instant, tally: &Tally) {
+        let Some(attempt) = &self.attempt else { return };
+        let mut spent: Duration = attempt.timeline.phases.iter().map(|(_, time)| *time).sum();
+        if !self.rests_in(self.phase) {
+            spent += now.saturating_duration_since(self.since);
+        }
+        tally.attempt(attempt.target, code, spent);
+    }
+
     /// Ends the attempt; returns what it was for, and its outcome with the guest's last word in it.
-    pub(super) fn end_attempt(&mut self, mut outcome: Outcome) -> Option<(Target, Outcome)> {
+    pub(super) fn end_attempt(
+        &mut self,
+        mut outcome: Outcome,
+        now: Instant,
+        tally: &Tally,
+    ) -> Option<(Target, Outcome)> {
+        self.count_attempt(outcome.code, now, tally);
         let attempt = self.attempt.take()?;
         outcome.ost = outcome.ost.or(attempt.ost);
         let last = match attempt.target {

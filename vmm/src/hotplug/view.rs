@@ -237,6 +237,16 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in their order.
+    pub const ALL: [Self; 6] = [
+        Self::Succeeded,
+        Self::Superseded,
+        Self::Cancelled,
+        Self::Refused,
+        Self::TimedOut,
+        Self::Failed,
+    ];
+
     /// Its name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -247,6 +257,22 @@ impl Code {
             Self::Refused => "refused",
             Self::TimedOut => "timed_out",
             Self::Failed => "failed",
+        }
+    }
+}
+
+impl OperationKind {
+    /// The names of all kinds in the API, by [`OperationKind::index`].
+    pub const NAMES: [&str; 4] = ["resize", "set", "vcpu", "guest_eject"];
+
+    /// Its place among the names.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Count(_) => 0,
+            Self::Set(_) => 1,
+            Self::One(_) => 2,
+            Self::GuestEject => 3,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::config::{GuestEject, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::memory::Ram;
 use crate::kvm::{self, ClockReading, Vm};
+use crate::tally::Tally;
 use crate::vcpu::Reports;
 use devices::Devices;
 use hotplug::HotplugRegisters;
@@ -36,6 +37,8 @@ pub struct Posts<P> {
     pub output: Arc<Output>,
     /// Which ejections are posted.
     pub guest_eject: GuestEject,
+    /// What the vCPU threads count; it outlives the machine.
+    pub tally: Arc<Tally>,
 }
 
 /// A machine.
@@ -82,6 +85,7 @@ impl Machine {
             vm: vm.clone(),
             bus: devices.bus.clone(),
             reports: Arc::new(posts.post),
+            tally: posts.tally,
             leaves,
             topology: Topology {
                 max: config.cpus.max,

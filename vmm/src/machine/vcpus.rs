@@ -8,6 +8,7 @@ use crate::arch::regs;
 use crate::error::{Error, Result};
 use crate::hotplug::view::ThreadView;
 use crate::kvm::Vm;
+use crate::tally::Tally;
 use crate::vcpu::{Handle, PATIENCE, Reports, Spec, VcpuRef};
 use kvm_bindings::CpuId;
 use kvm_ioctls::VcpuFd;
@@ -21,6 +22,7 @@ pub(super) struct Model {
     pub(super) vm: Arc<Vm>,
     pub(super) bus: Arc<IoManager>,
     pub(super) reports: Arc<dyn Reports>,
+    pub(super) tally: Arc<Tally>,
     pub(super) leaves: CpuId,
     pub(super) topology: Topology,
     pub(super) generation: u64,
@@ -155,6 +157,7 @@ impl Vcpus {
             vm: self.model.vm.clone(),
             bus: self.model.bus.clone(),
             reports: self.model.reports.clone(),
+            tally: self.model.tally.vcpu_tally(id),
         };
         match Handle::spawn(spec) {
             Ok(handle) => {

@@ -1,6 +1,7 @@
 //! What an exit from `KVM_RUN` means.
 
 use super::{Fault, Registers, raw};
+use crate::tally::{ExitKind, VcpuTally};
 use hotvisor_devices::ratelimit::RateLimit;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use tracing::debug;
@@ -23,12 +24,31 @@ enum Ask {
     Unhandled(String),
 }
 
-/// Serves one exit of `vcpu`, which is the answer of its `KVM_RUN`.
+fn kind(exit: &Result<VcpuExit<'_>, i32>) -> ExitKind {
+    match exit {
+        Ok(VcpuExit::IoIn(..)) => ExitKind::IoIn,
+        Ok(VcpuExit::IoOut(..)) => ExitKind::IoOut,
+        Ok(VcpuExit::MmioRead(..)) => ExitKind::MmioRead,
+        Ok(VcpuExit::MmioWrite(..)) => ExitKind::MmioWrite,
+        Ok(VcpuExit::IoapicEoi(_)) => ExitKind::Eoi,
+        Ok(VcpuExit::Intr) | Err(libc::EINTR) => ExitKind::Signal,
+        Err(libc::EAGAIN) => ExitKind::Wakeup,
+        Ok(_) | Err(_) => ExitKind::Other,
+    }
+}
+
+/// Serves one exit of `vcpu`, which is the answer of its `KVM_RUN`, and counts it.
 ///
 /// A read that no device claims yields all ones, a write to nowhere is dropped, as on a bus.
 /// A string input (`INS`) comes as one access of several elements; devices refuse the width.
-pub(super) fn serve(vcpu: &mut VcpuFd, bus: &IoManager) -> Result<Result<(), Fault>, i32> {
-    let ask = match vcpu.run().map_err(|e| e.errno())? {
+pub(super) fn serve(
+    vcpu: &mut VcpuFd,
+    bus: &IoManager,
+    tally: &VcpuTally,
+) -> Result<Result<(), Fault>, i32> {
+    let exit = vcpu.run().map_err(|e| e.errno());
+    tally.exit(kind(&exit));
+    let ask = match exit? {
         VcpuExit::IoOut(port, data) => {
             if bus.pio_write(PioAddress(port), data).is_err() {
                 unclaimed("write to port", port.into(), data.len());

@@ -3,6 +3,7 @@
 use super::{Reports, VcpuRef, kick, run};
 use crate::error::{Error, Result};
 use crate::kvm::Vm;
+use crate::tally::VcpuTally;
 use kvm_ioctls::VcpuFd;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -144,6 +145,8 @@ pub struct Spec {
     pub bus: Arc<IoManager>,
     /// Where its reports go.
     pub reports: Arc<dyn Reports>,
+    /// What it counts.
+    pub tally: Arc<VcpuTally>,
 }
 
 /// A vCPU thread. Dropping it ends the thread and waits for that, with a limit.

@@ -4,6 +4,7 @@ use super::handle::{Order, Orders, Spec, Told};
 use super::kick::{self, Armed};
 use super::{Exit, Fault, Registers, Reports, VcpuRef, exits};
 use crate::arch::regs;
+use crate::tally::VcpuTally;
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +30,7 @@ struct Vcpu {
     bus: Arc<IoManager>,
     orders: Arc<Orders>,
     reports: Arc<dyn Reports>,
+    tally: Arc<VcpuTally>,
 }
 
 enum State {
@@ -59,8 +61,10 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
         vm,
         bus,
         reports,
+        tally,
         pause: _,
     } = spec;
+    tally.thread_begins();
     orders.set_tid(nix::unistd::gettid().as_raw());
     let ended = catch_unwind(AssertUnwindSafe(|| {
         // Dropped last: the VM and its memory outlive the descriptor.
@@ -72,6 +76,7 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
             bus,
             orders: orders.clone(),
             reports: reports.clone(),
+            tally: tally.clone(),
         };
         let exit = vcpu.follow_orders();
         (exit, Some(vcpu.fd.disarm()))
@@ -80,6 +85,7 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
         let fault = Fault::Panic(message(&*panic));
         (Exit::Fault(fault), None)
     });
+    tally.thread_ends();
     orders.set_ended();
     reports.ended(vcpu, exit);
     fd
@@ -156,7 +162,7 @@ impl Vcpu {
             return order.into();
         }
         loop {
-            let woken = match exits::serve(&mut self.fd, &self.bus) {
+            let woken = match exits::serve(&mut self.fd, &self.bus, &self.tally) {
                 Ok(Ok(())) => continue,
                 Ok(Err(fault)) => return State::Ended(Exit::Fault(fault)),
                 // A kick, for another order or a pause.

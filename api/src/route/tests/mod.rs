@@ -4,6 +4,7 @@ mod bad_input;
 mod events;
 mod idempotency;
 mod machine;
+mod metrics;
 
 use super::fake::Fake;
 use super::openapi::tests::described_as;

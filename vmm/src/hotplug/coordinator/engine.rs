@@ -26,7 +26,8 @@ impl Coordinator {
             Some(target) if target == slot.target => {}
             Some(Target::Online) => {
                 // An unplug takes over wherever the plug is.
-                self.slots[id as usize].attempt = None;
+                let now = self.now();
+                self.slots[id as usize].supersede_attempt(now, &self.tally);
                 self.begin(id, machine);
             }
             Some(Target::Offline) => {
@@ -98,7 +99,7 @@ impl Coordinator {
     /// Goes into `phase`, and has others hear of it.
     pub(super) fn enter(&mut self, id: u32, phase: Phase, now: Instant) {
         let slot = &mut self.slots[id as usize];
-        if let Some(change) = slot.enter(id, phase, now) {
+        if let Some(change) = slot.enter(id, phase, now, &self.tally) {
             self.operations.moved(change);
         }
     }
@@ -204,8 +205,9 @@ impl Coordinator {
 
     /// The attempt is over.
     pub(super) fn attempt_ended(&mut self, id: u32, outcome: Outcome) {
+        let now = self.now();
         let slot = &mut self.slots[id as usize];
-        let Some((target, outcome)) = slot.end_attempt(outcome) else {
+        let Some((target, outcome)) = slot.end_attempt(outcome, now, &self.tally) else {
             return;
         };
         let phase = slot.phase.name();

@@ -17,6 +17,7 @@ use super::slot::Slot;
 use super::step;
 use super::view::{Code, OperationKind, Outcome, Target, VcpuView, View};
 use crate::events::News;
+use crate::tally::Tally;
 use crate::vcpu::VcpuRef;
 use hotvisor_devices::cpu_hotplug::{Notice, What};
 use std::collections::BTreeMap;
@@ -57,15 +58,16 @@ pub struct Coordinator {
     /// The machine is to stand still, and the time of everything that is under way with it, since then.
     paused: Option<Instant>,
     changed: bool,
+    tally: Arc<Tally>,
 }
 
 impl Coordinator {
     /// A coordinator of no vCPU, until [`Coordinator::describe`].
     #[must_use]
-    pub fn new(limits: Limits, post: PostMessage) -> Self {
+    pub fn new(limits: Limits, post: PostMessage, tally: Arc<Tally>) -> Self {
         Self {
             slots: Vec::new(),
-            operations: Operations::default(),
+            operations: Operations::new(tally.clone()),
             notifiers: Vec::new(),
             names: Vec::new(),
             gates: Vec::new(),
@@ -75,6 +77,7 @@ impl Coordinator {
             machine: 0,
             paused: None,
             changed: true,
+            tally,
         }
     }
 
@@ -96,7 +99,8 @@ impl Coordinator {
         self.slots = (0..max).map(slot).collect();
         let gate = |id| {
             let post = self.post.clone();
-            let gate = Gate::new(move || post(Message::GateEmpty(id)));
+            let on_empty = move || post(Message::GateEmpty(id));
+            let gate = Gate::counted(on_empty, self.tally.gate_tally());
             gate.set_offline();
             gate
         };
@@ -303,6 +307,7 @@ impl Coordinator {
         let event = match what {
             What::Read(request) => Event::RequestRead(request),
             What::Status { source, status } => {
+                self.tally.status(source, status);
                 slot.heard(source, status);
                 debug!(vcpu = id, source, status, "the guest's _OST");
                 Event::Status { source, status }

@@ -247,6 +247,24 @@ impl Phase {
         }
     }
 
+    /// Every name that [`Phase::stage`] gives.
+    pub const STAGES: [&str; 14] = [
+        "absent",
+        "dormant",
+        "starting",
+        "announced",
+        "plugged",
+        "online",
+        "draining",
+        "notifying.host",
+        "notifying.asked",
+        "notifying.read",
+        "notifying.begun",
+        "overdue",
+        "syncing",
+        "stopping",
+    ];
+
     /// Its name in a timeline: the phase, and where whose turn it is makes a difference, that too.
     #[must_use]
     pub const fn stage(self) -> &'static str {

@@ -61,6 +61,8 @@ fn every_phase_can_be_reached_and_answers_every_event_with_a_reason() {
     let ways = reachable();
     let names: HashSet<_> = ways.keys().map(|phase| phase.name()).collect();
     assert_eq!(names.len(), 11, "{names:?}");
+    let stages: HashSet<_> = ways.keys().map(|phase| phase.stage()).collect();
+    assert_eq!(stages, HashSet::from(Phase::STAGES));
     for phase in ways.keys() {
         for event in events() {
             let change = phase.next(event.clone(), NOTIFIERS);

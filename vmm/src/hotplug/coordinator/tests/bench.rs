@@ -84,7 +84,7 @@ impl Bench {
             dormant: None,
         };
         let post: PostMessage = Arc::new(move |message| sink.lock().unwrap().push(message));
-        let mut coordinator = Coordinator::new(limits, post);
+        let mut coordinator = Coordinator::new(limits, post, Arc::default());
         coordinator.describe(boot, 4);
         coordinator.restarted(1);
         let mut bench = Self {

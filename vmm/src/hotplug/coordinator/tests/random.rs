@@ -267,7 +267,7 @@ impl World {
             operation: FOREVER,
             dormant: None,
         };
-        let mut coordinator = Coordinator::new(limits, post);
+        let mut coordinator = Coordinator::new(limits, post, Arc::default());
         coordinator.describe(2, CPUS);
         let board = Board::new(&queue, coordinator.wanted().into_iter());
         coordinator.restarted(1);
