@@ -79,13 +79,13 @@ pub fn check(socket: &Path, examples: u32, patience: Duration, more: &[&str]) ->
     let forwarder = Forwarder::start(socket)?;
     let scratch = tempfile::Builder::new().prefix("schemathesis-").tempdir()?;
     let document = format!("http://{}/openapi.json", forwarder.address);
-    let arguments = ["--checks", "all", "--seed", "1", "--request-timeout", "20"];
     let mut command = Command::new("timeout");
     command
         .arg(patience.as_secs().to_string())
         .arg(program)
+        .arg("--config-file")
+        .arg(folder().join("schemathesis.toml"))
         .args(["run", &document])
-        .args(arguments)
         .args(["--max-examples", &examples.to_string()])
         .args(more)
         .env("SCHEMATHESIS_HOOKS", folder().join("hooks.py"))

@@ -15,6 +15,7 @@ use axum::response::Response;
 use hotvisor_vmm::events::{Cursor, EventId, Events, Read};
 use hotvisor_vmm::hotplug::client::Client;
 use hyper::body::Frame;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::pin::Pin;
@@ -22,7 +23,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::timeout;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::{ObjectBuilder, Type};
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::{self, ContentBuilder, ObjectBuilder, RefOr, Type};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -64,6 +66,32 @@ impl utoipa::IntoParams for After {
     }
 }
 
+/// The stream, by what each of its events is.
+struct Stream;
+
+impl utoipa::IntoResponses for Stream {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let data = text()
+            .content_media_type("application/json")
+            .description(Some("One line of JSON, as in the schema `Event`."));
+        let kinds = ["phase", "operation", "machine", "gap"];
+        let event = ObjectBuilder::new()
+            .property("id", text().pattern(Some("^[1-9][0-9]*$")))
+            .property("event", text().enum_values(Some(kinds)))
+            .property("data", data);
+        let event = ["id", "event", "data"]
+            .into_iter()
+            .fold(event, ObjectBuilder::required);
+        let content = ContentBuilder::new().schema(Some(event)).build();
+        let response = ResponseBuilder::new()
+            .description("What happens from now on, one event after the other.")
+            .content("text/event-stream", content)
+            .build();
+        BTreeMap::from([("200".to_owned(), response.into())])
+    }
+}
+
 /// Follow what happens
 ///
 /// Server-sent events, until the process ends. The kind of each is its `event`, its `data` one line of JSON as in
@@ -75,10 +103,7 @@ impl utoipa::IntoParams for After {
     operation_id = "followEvents",
     tag = "events",
     params(After),
-    responses(
-        (status = 200, description = "What happens from now on.", body = String, content_type = "text/event-stream"),
-        Always
-    )
+    responses(Stream, Always)
 )]
 async fn follow(
     State(client): State<Client>,
@@ -97,15 +122,20 @@ async fn follow(
 /// The last event that the client has seen, or does not want. A client that comes back by itself sends the header,
 /// together with the address that it was first given.
 fn seen(events: &Events, headers: &HeaderMap, uri: &Uri) -> Result<EventId, Trouble> {
-    let in_query = parameter(uri)?;
+    let (newest, in_query) = (events.newest(), parameter(uri)?);
     let in_header = headers.get(LAST_EVENT_ID);
-    let (name, text) = match (in_header, in_query) {
-        (Some(value), _) => ("Last-Event-ID", value.to_str().unwrap_or_default()),
-        (None, Some(value)) => (PARAMETER, value),
-        (None, None) => return Ok(events.newest()),
-    };
+    let in_header = in_header.map(|value| value.to_str().unwrap_or_default());
+    // Both must make sense, whichever counts.
+    let from_query = in_query
+        .map(|text| id(PARAMETER, text, newest))
+        .transpose()?;
+    let from_header = in_header.map(|text| id("Last-Event-ID", text, newest));
+    Ok(from_header.transpose()?.or(from_query).unwrap_or(newest))
+}
+
+/// The id of an event that has happened, or 0.
+fn id(name: &str, text: &str, newest: EventId) -> Result<EventId, Trouble> {
     let asked = || format!("{name}: {text}");
-    let newest = events.newest();
     let id: Option<EventId> = text.parse().ok().filter(|id: &u64| id.to_string() == text);
     let Some(id) = id else {
         let remedy = "send the id of the last event that you have seen, or leave it out";

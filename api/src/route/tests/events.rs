@@ -172,6 +172,10 @@ async fn ids_that_cannot_be_are_refused() {
         let words = if id == "6" { "is 5" } else { "not an id" };
         let answer = get(&client, &format!("{EVENTS}?last_event_id={id}")).await;
         assert_problem(&answer, 400, "malformed", words);
+        let both = format!("{EVENTS}?last_event_id={id}");
+        let request = Request::get(both).header("last-event-id", "0");
+        let answer = send(&client, request.body(Body::empty()).unwrap()).await;
+        assert_problem(&answer, 400, "malformed", id);
         let request = Request::get(EVENTS).header("last-event-id", id);
         let answer = send(&client, request.body(Body::empty()).unwrap()).await;
         assert_problem(&answer, 400, "malformed", words);
