@@ -24,5 +24,6 @@ pub mod kernels;
 pub mod nested;
 pub mod paths;
 pub mod process;
+pub mod promtool;
 pub mod schemathesis;
 pub mod vm;

@@ -115,7 +115,10 @@ fn regex_escape(text: &str) -> String {
 }
 
 /// Downloads a package and unpacks it into the cache. A folder that has its final name is whole.
-fn unpack(package: &str, cache: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// apt cannot fetch it.
+pub(crate) fn unpack(package: &str, cache: &Path) -> Result<PathBuf> {
     let uris = process::text(Command::new("apt-get").args([
         "download",
         "--print-uris",

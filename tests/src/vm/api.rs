@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::events::Events;
 use super::http::{Answer, Connection};
+use super::metrics::{METRICS, Metrics};
 use super::{SOON, Vm};
 
 /// Where the vCPUs are.
@@ -270,6 +272,25 @@ impl<'a> Api<'a> {
                 .and_then(|mut connection| connection.request(method, path, body, patience)),
         };
         answer.map_err(|error| self.vm.evidence(format!("{error:#}")))
+    }
+
+    /// What is counted.
+    ///
+    /// # Errors
+    /// The answer is no, or no text of metrics.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let answer = self.get(METRICS)?;
+        let text = answer.body.as_str().filter(|_| answer.status == 200);
+        let text = text.ok_or_else(|| self.vm.evidence(format!("{METRICS} gave {answer:?}")))?;
+        Metrics::read(text)
+    }
+
+    /// Follows what happens, from now on or from after the event with an id.
+    ///
+    /// # Errors
+    /// The answer is no such stream.
+    pub fn events(&self, after: Option<u64>) -> Result<Events> {
+        Events::open(&self.socket, after).map_err(|error| self.vm.evidence(format!("{error:#}")))
     }
 
     /// All vCPUs.

@@ -16,7 +16,7 @@ const HEADERS: usize = 32;
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The body; `null` if there is none.
+    /// The body; `null` if there is none, and a string if it is text.
     pub body: Value,
 }
 
@@ -117,6 +117,9 @@ fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
         status,
         body: match body {
             [] => Value::Null,
+            text if header("content-type").is_some_and(|kind| kind.starts_with("text/plain")) => {
+                std::str::from_utf8(text)?.into()
+            }
             _ => serde_json::from_slice(body).context("the body is not JSON")?,
         },
     }))

@@ -8,9 +8,11 @@ mod console;
 mod cpus;
 mod document;
 mod end;
+mod events;
 mod guest;
 mod hotplug;
 mod machine;
+mod metrics;
 mod pause;
 mod served;
 
@@ -32,7 +34,9 @@ fn main() -> ExitCode {
             cpus::tests(),
             document::tests(),
             end::tests(),
+            events::tests(),
             hotplug::tests(),
+            metrics::tests(),
             pause::tests(),
             served::tests(),
         ]
