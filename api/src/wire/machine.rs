@@ -1,12 +1,15 @@
-//! A machine in the JSON of Cloud Hypervisor's API, as far as it is served here.
+//! A machine in the JSON of Cloud Hypervisor's API, as far as it is served here. Other fields are not denied by the
+//! types: those that ask for nothing are passed over, and the rest is refused by name (`route/vm/create.rs`).
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use utoipa::ToSchema;
 
 /// What a machine is to be.
+///
+/// A field of Cloud Hypervisor's that is not here is passed over if it asks for nothing (null, false, an empty list or
+/// object), and refused otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct VmConfig {
     #[serde(default)]
     pub(crate) cpus: CpusConfig,
@@ -21,7 +24,6 @@ pub(crate) struct VmConfig {
 
 /// Its vCPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct CpusConfig {
     /// vCPUs at boot. Of a machine that runs, those that are plugged, as they are now.
     #[schema(minimum = 1, maximum = 1024)]
@@ -42,7 +44,6 @@ impl Default for CpusConfig {
 
 /// Its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct MemoryConfig {
     /// Bytes; whole pages of 4 KiB.
     #[schema(minimum = 0)]
@@ -57,7 +58,6 @@ impl Default for MemoryConfig {
 
 /// What it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct PayloadConfig {
     /// A bzImage, or an ELF vmlinux with a PVH entry point.
     #[schema(value_type = String)]
@@ -73,7 +73,6 @@ pub(crate) struct PayloadConfig {
 
 /// Where its first serial port leads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct SerialConfig {
     pub(crate) mode: SerialMode,
     /// With the mode File: where output goes.
@@ -104,7 +103,6 @@ pub(crate) enum SerialMode {
 
 /// Its virtio console, of which there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ConsoleConfig {
     pub(crate) mode: ConsoleMode,
 }
@@ -136,8 +134,10 @@ pub(crate) enum VmState {
 }
 
 /// How large a machine is to be.
+///
+/// A field of Cloud Hypervisor's that is not here is passed over if it asks for nothing (null, false, an empty list or
+/// object), and refused otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct VmResize {
     #[schema(minimum = 1, maximum = 1024)]
     pub(crate) desired_vcpus: Option<u32>,

@@ -15,6 +15,8 @@ use utoipa::openapi::{self, ArrayBuilder, ContentBuilder, ObjectBuilder, RefOr, 
 #[derive(Debug)]
 pub(crate) struct Said {
     status: StatusCode,
+    /// Whether it is a method that is never allowed here; which are, the router adds.
+    method: bool,
     sentences: Vec<String>,
 }
 
@@ -47,6 +49,7 @@ impl From<Trouble> for Said {
         };
         Self {
             status,
+            method: matches!(trouble, Trouble::Method(_)),
             sentences: vec![first.to_owned(), trouble.problem().to_string()],
         }
     }
@@ -61,7 +64,7 @@ impl From<Refused> for Said {
 impl IntoResponse for Said {
     fn into_response(self) -> Response {
         let mut response = super::super::reply(self.status, &self.sentences);
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+        if self.status == StatusCode::METHOD_NOT_ALLOWED && !self.method {
             // What there is to be done with it, when the state allows it again.
             let allow = HeaderValue::from_static("PUT");
             response.headers_mut().insert(ALLOW, allow);
