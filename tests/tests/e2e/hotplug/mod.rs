@@ -1,6 +1,7 @@
 //! vCPUs come and go: asked for through the API, done by the guest, checked from three sides.
 
 mod boot;
+mod counted;
 mod hogged;
 mod order;
 mod plug;
@@ -37,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         hogged::tests(),
         stopped::tests(),
         boot::tests(),
+        counted::tests(),
         order::tests(),
     ]
     .concat()
