@@ -33,6 +33,7 @@ pub struct Builder {
     serial: String,
     ignored: Option<String>,
     api: bool,
+    machine: bool,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -80,6 +81,7 @@ impl Builder {
             serial: "tty".to_owned(),
             ignored: None,
             api: true,
+            machine: true,
             args: Vec::new(),
             env: Vec::new(),
         }
@@ -139,6 +141,13 @@ impl Builder {
     #[must_use]
     pub fn without_api(mut self) -> Self {
         self.api = false;
+        self
+    }
+
+    /// Hotvisor makes no machine: a client is to create one.
+    #[must_use]
+    pub fn without_machine(mut self) -> Self {
+        self.machine = false;
         self
     }
 
@@ -206,7 +215,20 @@ impl Builder {
                 shell
             }
         };
-        command.arg("run").arg("--kernel").arg(&self.kernel);
+        command.arg("run");
+        if self.machine {
+            self.describe(&mut command);
+        }
+        if self.api {
+            command.arg("--api-socket").arg(api_socket(folder));
+        }
+        command.args(&self.args);
+        command
+    }
+
+    /// What Hotvisor's machine is to be.
+    fn describe(&self, command: &mut Command) {
+        command.arg("--kernel").arg(&self.kernel);
         if let Some(initramfs) = &self.initramfs {
             command.arg("--initramfs").arg(initramfs);
         }
@@ -217,11 +239,6 @@ impl Builder {
         ]);
         command.args(["--memory", &format!("size={}M", self.memory)]);
         command.args(["--serial", &self.serial, "--console", "off"]);
-        if self.api {
-            command.arg("--api-socket").arg(api_socket(folder));
-        }
-        command.args(&self.args);
-        command
     }
 
     fn qemu(&self, folder: &Path) -> Command {

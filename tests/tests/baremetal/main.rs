@@ -11,6 +11,7 @@ mod end;
 mod events;
 mod guest;
 mod hotplug;
+mod lifecycle;
 mod machine;
 mod metrics;
 mod pause;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             events::tests(),
             hotplug::tests(),
             metrics::tests(),
+            lifecycle::tests(),
             pause::tests(),
             served::tests(),
         ]
