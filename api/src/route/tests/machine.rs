@@ -3,6 +3,7 @@
 use super::*;
 use hotvisor_vmm::config::{Cpus, Serial, VmConfig};
 use hotvisor_vmm::hotplug::view::MachineState;
+use hotvisor_vmm::tally::ExitKind;
 
 const ACTIONS: [&str; 8] = [
     "vm.boot",
@@ -243,4 +244,19 @@ async fn a_ping_says_who_is_there() {
     let ping = get(&client, &at("vmm.ping")).await;
     assert_eq!(ping.body["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(ping.body["pid"], std::process::id());
+}
+
+#[tokio::test]
+async fn counters_are_of_the_vcpus_that_there_were() {
+    let (fake, client) = Fake::new();
+    let path = at("vm.counters");
+    assert_said(&get(&client, &path).await, 404, "there is no machine");
+    fake.becomes(MachineState::Running, Some(config()));
+    let tally = client.tally().vcpu_tally(1);
+    tally.exit(ExitKind::MmioWrite);
+    tally.exit(ExitKind::MmioWrite);
+    let counters = get(&client, &path).await.body;
+    assert_eq!(counters["vcpu-1"]["exits_mmio_write"], 2, "{counters}");
+    assert_eq!(counters["vcpu-1"]["exits_mmio_read"], 0);
+    assert_eq!(counters["vcpu-1"]["run_time_us"], 0);
 }
