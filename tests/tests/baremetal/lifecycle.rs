@@ -180,9 +180,12 @@ fn life(context: &Context) -> Result<()> {
     guest.wait_code(0, &[])
 }
 
+/// Brings a guest that was asked to give a CPU back to some point of that.
+type Reach = fn(&Guest) -> Result<()>;
+
 /// Whatever was under way, it has an end, and the next guest comes up.
 fn stop_in_unplug(context: &Context) -> Result<()> {
-    let phases: [(&str, fn(&Guest) -> Result<()>, &str); 4] = [
+    let phases: [(&str, Reach, &str); 4] = [
         ("asked", |_| Ok(()), "failed"),
         ("read", |guest| guest.scan().map(drop), "failed"),
         (

@@ -2,6 +2,7 @@
 //! serial port and from the host's side through the VMM's process.
 
 mod boot;
+mod cloud_hypervisor;
 mod cpus;
 mod end;
 mod hotplug;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         files: || Ok(Vec::new()),
         tests: [
             boot::tests(),
+            cloud_hypervisor::tests(),
             cpus::tests(),
             end::tests(),
             hotplug::tests(),
