@@ -124,32 +124,7 @@ fn life(context: &Context) -> Result<()> {
         || format!("{change:?}"),
     )?;
 
-    let answer = guest.create(&config)?;
-    guest.ensure(answer.status == 204, || format!("{answer:?}"))?;
-    guest.ensure(guest.create(&config)?.status == 405, || {
-        "created twice".into()
-    })?;
-    for name in [
-        "vm.shutdown",
-        "vm.reboot",
-        "vm.pause",
-        "vm.resume",
-        "vm.power-button",
-    ] {
-        guest.refuses(name, 405)?;
-    }
-    guest.ensure(guest.state()? == "Created", || "not created".into())?;
-    guest.ensure(counts(&guest)? == json!([2, 0, 4]), || {
-        "something runs".into()
-    })?;
-    let change = guest
-        .vm()
-        .api()
-        .put("/api/v1/vcpus", &json!({"desired": 1}))?;
-    guest.ensure(
-        change.status == 409 && change.body["code"] == "not_running",
-        || format!("{change:?}"),
-    )?;
+    created(&guest, &config)?;
 
     // What it was created with, it keeps, whatever becomes of the files' names.
     fs::remove_file(PathBuf::from(
@@ -178,6 +153,37 @@ fn life(context: &Context) -> Result<()> {
     guest.ensure(counts(&guest)? == json!([0, 0, 0]), || "not empty".into())?;
     guest.does("vmm.shutdown")?;
     guest.wait_code(0, &[])
+}
+
+/// There is one, and nothing runs.
+fn created(guest: &Guest, config: &Value) -> Result<()> {
+    let answer = guest.create(config)?;
+    guest.ensure(answer.status == 204, || format!("{answer:?}"))?;
+    guest.ensure(guest.create(config)?.status == 405, || {
+        "created twice".into()
+    })?;
+    for name in [
+        "vm.shutdown",
+        "vm.reboot",
+        "vm.pause",
+        "vm.resume",
+        "vm.power-button",
+    ] {
+        guest.refuses(name, 405)?;
+    }
+    guest.ensure(guest.state()? == "Created", || "not created".into())?;
+    guest.ensure(counts(guest)? == json!([2, 0, 4]), || {
+        "something runs".into()
+    })?;
+    let change = guest
+        .vm()
+        .api()
+        .put("/api/v1/vcpus", &json!({"desired": 1}))?;
+    guest.ensure(
+        change.status == 409 && change.body["code"] == "not_running",
+        || format!("{change:?}"),
+    )?;
+    Ok(())
 }
 
 /// Brings a guest that was asked to give a CPU back to some point of that.
