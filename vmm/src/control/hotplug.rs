@@ -225,3 +225,56 @@ impl Hotplug {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::queue::Queue;
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    /// What the view shows at the moment at which a reader of the events is woken.
+    struct Look {
+        view: watch::Receiver<Arc<View>>,
+        seen: Mutex<Vec<MachineState>>,
+    }
+
+    impl Wake for Look {
+        fn wake(self: Arc<Self>) {
+            self.seen.lock().unwrap().push(self.view.borrow().state);
+        }
+    }
+
+    #[test]
+    fn an_event_comes_when_the_view_shows_what_it_is_about() {
+        let queue = Queue::new().unwrap();
+        let published = Published::default();
+        let look = Arc::new(Look {
+            view: published.view.subscribe(),
+            seen: Mutex::default(),
+        });
+        let waker = Waker::from(look.clone());
+        let context = &mut Context::from_waker(&waker);
+        let mut cursor = published.events.events().after(0);
+        let limits = Limits {
+            operation: std::time::Duration::from_secs(1),
+            dormant: None,
+        };
+        let mut hotplug = Hotplug::new(limits, Vec::new(), queue.post(0), published);
+        let states = [MachineState::None, MachineState::Created];
+        for (n, state) in states.into_iter().enumerate() {
+            {
+                let mut next = pin!(cursor.next());
+                assert!(next.as_mut().poll(context).is_pending());
+                hotplug.set_state(state);
+                // It is kept back until the view is out.
+                assert!(next.as_mut().poll(context).is_pending());
+                assert_eq!(look.seen.lock().unwrap()[..], states[..n]);
+                hotplug.publish(None);
+                assert!(matches!(next.poll(context), Poll::Ready(Some(_))));
+            }
+            assert_eq!(look.seen.lock().unwrap()[..], states[..=n]);
+        }
+    }
+}
