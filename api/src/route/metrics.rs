@@ -25,6 +25,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -33,30 +34,42 @@ pub(super) fn routes() -> OpenApiRouter<Client> {
     OpenApiRouter::new().routes(routes!(show))
 }
 
-/// How many requests were answered, by status code.
-#[derive(Debug, Default)]
-pub(super) struct Requests(Mutex<BTreeMap<u16, u64>>);
+/// What goes on on the socket.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    /// How many requests were answered, by status code.
+    requests: Mutex<BTreeMap<u16, u64>>,
+    /// How many connections there are; the server's.
+    connections: Arc<AtomicU64>,
+}
 
-impl Requests {
+impl Traffic {
+    pub(super) fn new(connections: Arc<AtomicU64>) -> Self {
+        Self {
+            requests: Mutex::default(),
+            connections,
+        }
+    }
+
     fn count(&self, status: StatusCode) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(status.as_u16()).or_default() += 1;
     }
 
-    fn read(&self) -> BTreeMap<u16, u64> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn requests(&self) -> BTreeMap<u16, u64> {
+        let counts = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         counts.clone()
     }
 }
 
 /// Counts a request by its answer.
 pub(super) async fn count(
-    State(requests): State<Arc<Requests>>,
+    State(traffic): State<Arc<Traffic>>,
     request: Request,
     next: Next,
 ) -> Response {
     let response = next.run(request).await;
-    requests.count(response.status());
+    traffic.count(response.status());
     response
 }
 
@@ -76,12 +89,12 @@ pub(super) async fn count(
 )]
 async fn show(
     State(client): State<Client>,
-    Extension(requests): Extension<Arc<Requests>>,
+    Extension(traffic): Extension<Arc<Traffic>>,
     uri: Uri,
 ) -> Result<Response, Trouble> {
     Query::of(&uri, &[])?;
     let mut registry = Registry::with_prefix("hotvisor");
-    registry.register_collector(Box::new(Scrape { client, requests }));
+    registry.register_collector(Box::new(Scrape { client, traffic }));
     let mut text = String::new();
     prometheus_text::encode(&mut text, &registry).map_err(|e| {
         Trouble::Failed(problem(
@@ -99,7 +112,7 @@ async fn show(
 /// All of it, as it is at one moment.
 struct Scrape {
     client: Client,
-    requests: Arc<Requests>,
+    traffic: Arc<Traffic>,
 }
 
 impl fmt::Debug for Scrape {
@@ -302,9 +315,12 @@ impl Scrape {
         let kind = MetricType::Counter;
         let help = "Requests to the API that were answered, by status code";
         let mut metric = to.encode_descriptor("api_requests", help, None, kind)?;
-        for (status, count) in self.requests.read() {
+        for (status, count) in self.traffic.requests() {
             counter(&mut metric, &[("status", u32::from(status))], count)?;
         }
+        let help = "Connections to the API";
+        let metric = to.encode_descriptor("api_connections", help, None, MetricType::Gauge)?;
+        gauge(metric, self.traffic.connections.load(Ordering::Relaxed))?;
         let help = "Events that have happened, as /api/v1/events streams them";
         let mut metric = to.encode_descriptor("events", help, None, kind)?;
         counter(&mut metric, &ALONE, self.client.events().newest())

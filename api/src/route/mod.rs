@@ -26,6 +26,7 @@ use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::hotplug::view::{MachineState, View};
 use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use trouble::Trouble;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -40,16 +41,16 @@ fn described() -> OpenApiRouter<Client> {
         .merge(openapi::routes())
 }
 
-/// All endpoints, for a machine that `client` leads to.
-pub(crate) fn router(client: Client) -> Router {
+/// All endpoints, for a machine that `client` leads to. How many connections there are is for the metrics.
+pub(crate) fn router(client: Client, connections: Arc<AtomicU64>) -> Router {
     let (router, _document) = described().split_for_parts();
-    let requests = Arc::<metrics::Requests>::default();
+    let traffic = Arc::new(metrics::Traffic::new(connections));
     router
         .fallback(trouble::no_such_path)
         .method_not_allowed_fallback(trouble::no_such_method)
         .layer(middleware::from_fn_with_state(client.clone(), gate))
-        .layer(Extension(requests.clone()))
-        .layer(middleware::from_fn_with_state(requests, metrics::count))
+        .layer(Extension(traffic.clone()))
+        .layer(middleware::from_fn_with_state(traffic, metrics::count))
         .with_state(client)
 }
 

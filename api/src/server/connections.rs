@@ -23,6 +23,8 @@ use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -125,12 +127,12 @@ impl Drop for Work {
         self.0.rests();
     }
 }
-
+/// ours, goes first. `open` is how many there are.
 /// Accepts connections and serves them until `stop` is set or dropped; then the socket's file, if it is
 /// ours, goes first.
 pub(super) async fn serve(
     (file, listener): (Option<SocketFile>, UnixListener),
-    router: Router,
+    (router, open): (Router, Arc<AtomicU64>),
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -139,6 +141,7 @@ pub(super) async fn serve(
     let mut stopped = stop.clone();
     let mut stopped = pin!(stopped.wait_for(|stop| *stop));
     loop {
+        open.store(tasks.len() as u64, Ordering::Relaxed);
         tokio::select! {
             _ = &mut stopped => break,
             Some(ended) = tasks.join_next() => {

@@ -22,6 +22,8 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -104,13 +106,17 @@ impl Bound {
         let (runtime, listener) = start(listener).map_err(|e| Error::host(&asked, e, FILES))?;
         let (stop, stopped) = watch::channel(false);
         let (alive, ended) = mpsc::channel();
-        let router = route::router(client);
+        let connections = Arc::<AtomicU64>::default();
+        let router = route::router(client, connections.clone());
         let body = move || {
             // Dropped last: after it, there is nothing left to wait for.
             let _alive: mpsc::Sender<()> = alive;
             let runtime = runtime;
             let listener = (file, listener);
-            LocalSet::new().block_on(&runtime, serve(listener, router, limits, stopped));
+            LocalSet::new().block_on(
+                &runtime,
+                serve(listener, (router, connections), limits, stopped),
+            );
         };
         let thread = thread::Builder::new()
             .name("api".into())

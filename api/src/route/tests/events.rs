@@ -32,7 +32,10 @@ async fn open(client: &Client, path: &str, last: Option<&str>) -> Stream {
         request = request.header("last-event-id", last);
     }
     let request = request.body(Body::empty()).unwrap();
-    let response = router(client.clone()).oneshot(request).await.unwrap();
+    let response = router(client.clone(), Arc::default())
+        .oneshot(request)
+        .await
+        .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["cache-control"], "no-store");

@@ -20,7 +20,7 @@ const THREE: &str = r#"{"desired":3}"#;
 /// One server for all requests of a test.
 fn server() -> (Arc<Fake>, Router) {
     let (fake, client) = Fake::new();
-    (fake, router(client))
+    (fake, router(client, Arc::default()))
 }
 
 async fn put(server: &Router, key: &[u8], path: &str, body: &str) -> Answer {

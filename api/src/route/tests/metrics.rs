@@ -11,7 +11,10 @@ const METRICS: &str = "/metrics";
 /// Values by name and labels. Each family has a text and a type, before its first value.
 async fn scrape(client: &Client) -> BTreeMap<String, f64> {
     let request = Request::get(METRICS).body(Body::empty()).unwrap();
-    let response = router(client.clone()).oneshot(request).await.unwrap();
+    let response = router(client.clone(), Arc::default())
+        .oneshot(request)
+        .await
+        .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let kind = &response.headers()["content-type"];
     assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
@@ -148,7 +151,7 @@ async fn what_is_counted_has_its_labels() {
 #[tokio::test]
 async fn answers_are_counted_by_their_status() {
     let (_fake, client) = Fake::new();
-    let service = router(client);
+    let service = router(client, Arc::default());
     let get = async |path: &str| {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = service.clone().oneshot(request).await.unwrap();

@@ -18,6 +18,7 @@ use hotvisor_vmm::hotplug::view::{Code, Target};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tower::ServiceExt;
@@ -38,7 +39,13 @@ impl Answer {
 }
 
 async fn send(client: &Client, request: Request<Body>) -> Answer {
-    read(router(client.clone()).oneshot(request).await.unwrap()).await
+    read(
+        router(client.clone(), Arc::default())
+            .oneshot(request)
+            .await
+            .unwrap(),
+    )
+    .await
 }
 
 async fn read(response: Response) -> Answer {

@@ -59,6 +59,32 @@ fn who_follows_is_not_sent_away_for_who_is_idle() {
 }
 
 #[test]
+fn connections_are_counted() {
+    let bed = bed(Limits::USUAL);
+    let mut first = bed.connect();
+    let mut counted = || {
+        first
+            .send("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
+        let (_, text) = first.answer();
+        let mut lines = text.lines();
+        let found = lines.find_map(|line| line.strip_prefix("hotvisor_api_connections "));
+        found.unwrap().to_owned()
+    };
+    assert_eq!(counted(), "1");
+    let followers = [bed.follow(), bed.follow()];
+    assert_eq!(counted(), "3");
+    drop(followers);
+    let begin = Instant::now();
+    while counted() != "1" {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "those that have left are counted"
+        );
+    }
+}
+
+#[test]
 fn who_has_left_makes_room() {
     let bed = bed(Limits {
         connections: 1,
