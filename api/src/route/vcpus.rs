@@ -42,11 +42,13 @@ fn named<'a>(view: &'a View, uri: &Uri) -> Result<&'a VcpuView, Trouble> {
     let vcpu = input::id(uri).and_then(|id: u32| view.vcpus.iter().find(|vcpu| vcpu.id == id));
     vcpu.map(|vcpu| &**vcpu).ok_or_else(|| {
         let asked = format!("vCPU {}", uri.path().rsplit('/').next().unwrap_or_default());
-        let found = format!(
-            "there is none: this machine can have {}, counted from 0",
-            view.max
-        );
-        let remedy = "see /api/v1/vcpus for those that there are";
+        let (found, remedy) = match view.max {
+            0 => ("there is no machine".to_owned(), "create one first"),
+            max => (
+                format!("there is none: this machine can have {max}, counted from 0"),
+                "see /api/v1/vcpus for those that there are",
+            ),
+        };
         Trouble::Unknown(problem(asked, found, remedy))
     })
 }

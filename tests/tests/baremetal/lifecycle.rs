@@ -237,7 +237,14 @@ fn stop_in_unplug(context: &Context) -> Result<()> {
 
 fn wanted_stays(context: &Context) -> Result<()> {
     let (guest, _) = running(context, 1, 4)?;
+    // A wish that came to nothing is none that stays.
+    let path = "/api/v1/vcpus?wait=20&timeout=0.01";
+    let late = guest.vm().api().put(path, &json!({"desired": 2}))?.body;
+    guest.ensure(late["state"] == "timed_out", || late.to_string())?;
     guest.does("vm.shutdown")?;
+    guest.ensure(counts(&guest)? == json!([1, 0, 4]), || {
+        "not taken back".into()
+    })?;
     let resize = |count: u32| {
         let size = json!({"desired_vcpus": count});
         guest.vm().api().put("/api/v1/vm.resize", &size)

@@ -178,6 +178,8 @@ impl Coordinator {
             self.enter(id, Phase::Absent, now);
             self.gates[id as usize].set_offline();
         }
+        // What it boots with next: a wish that came to nothing was taken back.
+        self.desired = self.count(|slot| slot.target == Target::Online);
         self.resume(now);
         self.changed = true;
     }
