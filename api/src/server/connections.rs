@@ -127,9 +127,9 @@ impl Drop for Work {
         self.0.rests();
     }
 }
-/// ours, goes first. `open` is how many there are.
+
 /// Accepts connections and serves them until `stop` is set or dropped; then the socket's file, if it is
-/// ours, goes first.
+/// ours, goes first. `open` is how many there are.
 pub(super) async fn serve(
     (file, listener): (Option<SocketFile>, UnixListener),
     (router, open): (Router, Arc<AtomicU64>),
