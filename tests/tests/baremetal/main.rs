@@ -12,6 +12,7 @@ mod events;
 mod guest;
 mod hotplug;
 mod lifecycle;
+mod load;
 mod machine;
 mod metrics;
 mod pause;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             end::tests(),
             events::tests(),
             hotplug::tests(),
+            load::tests(),
             metrics::tests(),
             lifecycle::tests(),
             pause::tests(),
