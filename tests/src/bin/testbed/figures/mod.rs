@@ -1,5 +1,7 @@
-//! `cargo testbed figures`: the tables of the README, measured in L1, where there are no other tenants.
+//! `cargo testbed figures`: the tables of the README, measured in L1, where there are no other tenants;
+//! but for the API's, which are of this machine.
 
+mod api;
 mod boot;
 mod cycles;
 mod endurance;
@@ -39,6 +41,8 @@ enum Table {
     Many,
     /// Many cycles on one guest: nothing may grow.
     Endurance,
+    /// What the API costs, on this machine's own KVM.
+    Api,
 }
 
 #[derive(clap::Args)]
@@ -59,6 +63,10 @@ pub(crate) struct Args {
     /// does beside it shows in the figures.
     #[arg(long)]
     wall: bool,
+    /// Of the API: has its threads and its clients run ahead of whatever else this machine does, where the clients
+    /// take their time. Only root may.
+    #[arg(long)]
+    ahead: bool,
     /// In L1: how many vCPUs to boot with.
     #[arg(long, hide = true)]
     vcpus: Vec<u32>,
@@ -70,7 +78,7 @@ impl Args {
     }
 }
 
-/// Always in L1, so that figures from different machines are of the same kind.
+/// All but the API in L1, so that figures from different machines are of the same kind.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let tables = match args.tables.as_slice() {
         [] => &[Table::Boot, Table::Hotplug],
@@ -83,9 +91,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 Table::Boot => save(&boot::measure(&artifacts, args)?)?,
                 Table::Hotplug => save(&hotplug::measure(&artifacts, args.cycles(20))?)?,
                 Table::Many => save(&many::measure(&artifacts, args.many)?)?,
+                Table::Api => bail!("the API is measured outside"),
                 Table::Endurance => save(&endurance::measure(&artifacts, args.cycles(1000))?)?,
             }
         }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [Table::Api] = tables {
+        // Needs no L1, and no kernel for it.
+        println!("{}", api::table(args.cycles(500), args.ahead)?);
         return Ok(ExitCode::SUCCESS);
     }
     host::ensure(host::BED)?;
@@ -116,6 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Table::Many => {
                 many::table(&bed("many", clock, format!("--many={}", args.many)).samples()?)?
             }
+            Table::Api => api::table(args.cycles(500), args.ahead)?,
             Table::Endurance => {
                 // Nothing in it is a time, and this bed is the faster one.
                 let cycles = args.cycles(1000);
