@@ -195,6 +195,7 @@ impl Builder {
         let missing = "the VMM was started without a pipe";
         Ok(Vm {
             vmm: self.vmm,
+            program: self.program.clone(),
             process,
             stdin: pipes.stdin,
             console: Console::collect("vm-console", pipes.stdout.context(missing)?)?,

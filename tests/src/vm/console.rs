@@ -128,6 +128,18 @@ impl Console {
         }
     }
 
+    /// Waits until the other end has closed.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub fn wait_for_close(&self, end: Instant) -> Result<(), Missed> {
+        let left = end.saturating_duration_since(Instant::now());
+        let open = |content: &mut Content| !content.closed;
+        let waited = self.shared.1.wait_timeout_while(self.lock(), left, open);
+        let (content, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        content.closed.then_some(()).ok_or(Missed::Deadline)
+    }
+
     /// Number of bytes so far.
     #[must_use]
     pub fn length(&self) -> usize {

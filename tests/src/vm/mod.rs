@@ -6,6 +6,7 @@
 mod agree;
 pub mod api;
 mod builder;
+mod cli;
 mod console;
 pub mod events;
 mod evidence;
@@ -28,6 +29,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
 pub use builder::{Builder, Vmm};
+pub use cli::{Came, Cli};
 pub use console::{Console, Found};
 pub use evidence::Thread;
 pub use footprint::Footprint;
@@ -52,6 +54,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Vm {
     vmm: Vmm,
+    program: PathBuf,
     process: Watched,
     stdin: Option<ChildStdin>,
     /// The guest's serial port.

@@ -4,6 +4,7 @@
 
 mod activation;
 mod bad_input;
+mod cli;
 mod console;
 mod cpus;
 mod document;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         tests: [
             activation::tests(),
             bad_input::tests(),
+            cli::tests(),
             console::tests(),
             machine::tests(),
             cpus::tests(),

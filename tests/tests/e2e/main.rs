@@ -2,6 +2,7 @@
 //! serial port and from the host's side through the VMM's process.
 
 mod boot;
+mod cli;
 mod cloud_hypervisor;
 mod cpus;
 mod end;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         files: || Ok(Vec::new()),
         tests: [
             boot::tests(),
+            cli::tests(),
             cloud_hypervisor::tests(),
             cpus::tests(),
             end::tests(),
