@@ -1,4 +1,5 @@
 mod pause;
+mod random;
 mod rest;
 
 use super::*;

@@ -55,6 +55,8 @@ pub struct Coordinator {
     limits: Limits,
     post: PostMessage,
     machine: u64,
+    /// How many attempts there were at the most on a vCPU of an earlier machine: answers to those stay stale.
+    attempts: u64,
     /// The machine is to stand still, and the time of everything that is under way with it, since then.
     paused: Option<Instant>,
     changed: bool,
@@ -75,6 +77,7 @@ impl Coordinator {
             limits,
             post,
             machine: 0,
+            attempts: 0,
             paused: None,
             changed: true,
             tally,
@@ -86,11 +89,12 @@ impl Coordinator {
     /// become of the operations of an earlier machine can still be seen.
     pub fn describe(&mut self, boot: u32, max: u32) {
         let now = self.now();
-        // Answers to an attempt on a vCPU of the earlier machine stay stale.
-        let attempts = self.slots.iter().map(|slot| slot.attempts).max();
+        // Kept here: between two machines there may be none, and no vCPU.
+        let attempts = self.slots.iter().map(|slot| slot.attempts);
+        self.attempts = attempts.fold(self.attempts, u64::max);
         let slot = |id| {
             let mut slot = Slot::new(Phase::Absent, now);
-            slot.attempts = attempts.unwrap_or(0);
+            slot.attempts = self.attempts;
             if id < boot {
                 slot.target = Target::Online;
             }

@@ -247,3 +247,25 @@ fn the_operation_that_ended_last_is_kept_longest() {
     bench.guest_ejects(1);
     assert_eq!(bench.code(long), Some(Code::Succeeded));
 }
+
+/// There may be no vCPU at all between two machines, and nothing that remembers the one before but the coordinator.
+#[test]
+fn a_notifier_s_answer_about_a_forgotten_machine_is_stale() {
+    let mut bench = Bench::new(2);
+    let dones = Arc::new(Mutex::new(Vec::new()));
+    bench.coordinator.register(Box::new(Silent(dones.clone())));
+    bench.ask(Want::Count(1));
+    bench.coordinator.stopped();
+    bench.coordinator.describe(0, 0);
+    bench.coordinator.describe(2, 4);
+    bench.coordinator.restarted(2);
+    bench.tell(1, Message::Started);
+    bench.ask(Want::Count(1));
+    for asked in [false, true] {
+        dones.lock().unwrap().remove(0).ready();
+        let answer = bench.posted.lock().unwrap().pop().unwrap();
+        bench.coordinator.message(answer, &mut bench.machine);
+        let calls = &bench.machine.calls;
+        assert_eq!(calls.contains(&("request eject", 1)), asked);
+    }
+}
