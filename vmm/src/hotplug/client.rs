@@ -193,7 +193,7 @@ impl Client {
         answer.await.unwrap_or(Err(Refused::Gone))
     }
 
-    /// Has a machine that does not run boot with this many vCPUs. If it runs by now, it is to have as many.
+    /// Has a machine that does not run boot with this many vCPUs, and one that runs have as many as soon as it can.
     ///
     /// # Errors
     /// [`Refused`]; nothing was changed.

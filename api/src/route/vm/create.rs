@@ -9,21 +9,15 @@ use axum::extract::Request;
 use hotvisor_vmm::config::{self, Cpus, Serial};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
 
-/// The fields of each object that are served, by its path.
+/// The fields that `vm.create` serves.
+const CREATE: &[&str] = &["cpus", "memory", "payload", "serial", "console"];
+/// The fields that `vm.resize` serves.
+pub(super) const RESIZE: &[&str] = &["desired_vcpus", "desired_ram"];
+
+/// The fields that are served of each object inside, by its path.
 const SERVED: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "cpus",
-            "memory",
-            "payload",
-            "serial",
-            "console",
-            "desired_vcpus",
-            "desired_ram",
-        ],
-    ),
     ("cpus", &["boot_vcpus", "max_vcpus"]),
     ("memory", &["size"]),
     ("payload", &["kernel", "cmdline", "initramfs"]),
@@ -42,9 +36,7 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 /// Takes out what asks for nothing, and names the first field that asks for something which is not served.
-fn strip(fields: &mut Map<String, Value>, path: &str) -> Result<(), String> {
-    let served = SERVED.iter().find(|(of, _)| *of == path);
-    let served = served.map_or(&[][..], |(_, names)| *names);
+fn strip(fields: &mut Map<String, Value>, path: &str, served: &[&str]) -> Result<(), String> {
     for (name, value) in fields.iter_mut() {
         let full = if path.is_empty() {
             name.clone()
@@ -56,16 +48,19 @@ fn strip(fields: &mut Map<String, Value>, path: &str) -> Result<(), String> {
                 return Err(full);
             }
         } else if let Value::Object(fields) = value {
-            strip(fields, &full)?;
+            let inside = SERVED.iter().find(|(of, _)| *of == full);
+            strip(fields, &full, inside.map_or(&[], |(_, names)| names))?;
         }
     }
     fields.retain(|name, value| served.contains(&name.as_str()) && !value.is_null());
     Ok(())
 }
 
-/// Reads the JSON object that `request` carries; `remedy` says what to send instead.
+/// Reads the JSON object that `request` carries, of which these fields are `served`; `remedy` says what to send
+/// instead.
 pub(super) async fn object<T: DeserializeOwned>(
     request: Request,
+    served: &[&str],
     remedy: &str,
 ) -> Result<T, Trouble> {
     let asked = request
@@ -76,7 +71,7 @@ pub(super) async fn object<T: DeserializeOwned>(
         .unwrap_or_default()
         .to_owned();
     let mut fields: Map<String, Value> = input::object(request, remedy).await?;
-    strip(&mut fields, "").map_err(|field| {
+    strip(&mut fields, "", served).map_err(|field| {
         let found = format!("`{field}` is not served by Hotvisor");
         Trouble::Invalid(problem(&asked, found, "leave it out"))
     })?;
@@ -88,7 +83,7 @@ pub(super) async fn object<T: DeserializeOwned>(
 pub(super) async fn config(request: Request) -> Result<config::VmConfig, Trouble> {
     let remedy =
         r#"send {"payload":{"kernel":"/boot/vmlinuz"}}, with cpus, memory and serial as wanted"#;
-    let config: VmConfig = object(request, remedy).await?;
+    let config: VmConfig = object(request, CREATE, remedy).await?;
     let serial = serial(config.serial)?;
     Ok(config::VmConfig {
         kernel: config.payload.kernel,
@@ -128,13 +123,18 @@ fn serial(config: SerialConfig) -> Result<Serial, Trouble> {
     }
 }
 
+/// A path as far as JSON can say it: a name need not be text.
+fn text(path: &Path) -> PathBuf {
+    path.to_string_lossy().into_owned().into()
+}
+
 /// The other way round. `present` is how many vCPUs there are.
 pub(super) fn described(config: &config::VmConfig, present: u32) -> VmConfig {
     use crate::wire::machine::{ConsoleConfig, CpusConfig, MemoryConfig, PayloadConfig};
     let (mode, file, socket) = match &config.serial {
         Serial::Tty => (SerialMode::Tty, None, None),
-        Serial::File(path) => (SerialMode::File, Some(path.clone()), None),
-        Serial::Socket(path) => (SerialMode::Socket, None, Some(path.clone())),
+        Serial::File(path) => (SerialMode::File, Some(text(path)), None),
+        Serial::Socket(path) => (SerialMode::Socket, None, Some(text(path))),
         Serial::Null => (SerialMode::Null, None, None),
         Serial::Off => (SerialMode::Off, None, None),
     };
@@ -147,9 +147,9 @@ pub(super) fn described(config: &config::VmConfig, present: u32) -> VmConfig {
             size: config.memory,
         },
         payload: PayloadConfig {
-            kernel: config.kernel.clone(),
+            kernel: text(&config.kernel),
             cmdline: Some(config.cmdline.clone()),
-            initramfs: config.initramfs.clone(),
+            initramfs: config.initramfs.as_deref().map(text),
         },
         serial: SerialConfig { mode, file, socket },
         console: ConsoleConfig::default(),

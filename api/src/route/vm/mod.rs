@@ -11,8 +11,7 @@ use super::trouble::{Trouble, problem};
 use crate::wire::machine::{VmConfig, VmResize};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use hotvisor_vmm::hotplug::client::{Client, MachineCall, Request as Change, Want};
-use hotvisor_vmm::hotplug::view::MachineState;
+use hotvisor_vmm::hotplug::client::{Client, MachineCall};
 use said::{Always, Failures, NotCreated};
 pub(super) use said::{Said, is_spoken_at};
 use utoipa_axum::router::OpenApiRouter;
@@ -89,7 +88,7 @@ async fn resize(State(client): State<Client>, request: Request) -> Result<Status
     const ASKED: &str = "vm.resize";
     Query::of(request.uri(), &[])?;
     let remedy = r#"send {"desired_vcpus":2}"#;
-    let size: VmResize = create::object(request, remedy).await?;
+    let size: VmResize = create::object(request, create::RESIZE, remedy).await?;
     let view = client.view();
     let Some(config) = &view.config else {
         let absent = problem(ASKED, "there is no machine", "create one first");
@@ -108,15 +107,8 @@ async fn resize(State(client): State<Client>, request: Request) -> Result<Status
         let remedy = format!("ask for 1 to {}", view.max);
         return Err(Trouble::Invalid(problem(ASKED, found, remedy)).into());
     }
-    if view.state == MachineState::Created {
-        client.preset(count).await?;
-    } else {
-        let change = Change {
-            want: Want::Count(count),
-            timeout: None,
-        };
-        client.change(change).await?;
-    }
+    // Whether it runs, the control thread knows when it comes to it.
+    client.preset(count).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
