@@ -1,11 +1,13 @@
 //! Machines that come and go in one process, at the wish of clients that speak Cloud Hypervisor's language.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
-use hotvisor_tests::vm::Answer;
+use hotvisor_tests::vm::{Answer, SOON};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -28,6 +30,10 @@ pub(crate) fn tests() -> Vec<Test> {
         test("lifecycle::the_power_button", power_button),
         test("lifecycle::what_cannot_be_leaves_no_trace", bad_machines),
         test("lifecycle::serial_ports_come_and_go", serial),
+        test(
+            "lifecycle::a_serial_port_says_nothing_of_an_earlier_boot",
+            unread,
+        ),
         test("lifecycle::a_signal_ends_a_process_without_a_guest", signal),
         test("lifecycle::nothing_to_run_is_bad_input", nothing_to_run),
         test("lifecycle::many_machines_leave_nothing_behind", many),
@@ -375,7 +381,7 @@ fn serial(context: &Context) -> Result<()> {
                     Ok(fs::read_to_string(&path)?.contains("ready"))
                 })?;
             } else {
-                std::os::unix::net::UnixStream::connect(&path)?;
+                UnixStream::connect(&path)?;
             }
             guest.does("vm.delete")?;
             guest.ensure(path.exists() == (mode == "File"), || {
@@ -386,6 +392,38 @@ fn serial(context: &Context) -> Result<()> {
             }
         }
     }
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])
+}
+
+/// What nobody has read of a guest's words when it is stopped, nobody reads as the next one's.
+fn unread(context: &Context) -> Result<()> {
+    let (guest, mut config) = process(context, 1, 1)?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("serial");
+    config["serial"] = json!({"mode": "Socket", "socket": path});
+    guest.create(&config)?;
+    let reads = || -> Result<u64> {
+        let counters = guest.vm().api().get("/api/v1/vm.counters")?.body;
+        Ok(counters["vcpu-0"]["exits_io_in"].as_u64().unwrap_or(0))
+    };
+    for _ in 0..2 {
+        let before = reads()?;
+        guest.does("vm.boot")?;
+        // It has said that it is ready, and asks for input again and again.
+        guest
+            .vm()
+            .wait_until("a guest that listens", || Ok(reads()? > before + 1000))?;
+        guest.does("vm.shutdown")?;
+    }
+    guest.does("vm.boot")?;
+    let mut client = UnixStream::connect(&path)?;
+    client.set_read_timeout(Some(SOON))?;
+    client.write_all(b"ping\n")?;
+    let mut said = [0; b"ready apic=0\nok pong\n".len()];
+    client.read_exact(&mut said)?;
+    let said = String::from_utf8_lossy(&said);
+    guest.ensure(said == "ready apic=0\nok pong\n", || format!("{said:?}"))?;
     guest.does("vmm.shutdown")?;
     guest.wait_code(0, &[])
 }

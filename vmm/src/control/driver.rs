@@ -234,8 +234,8 @@ impl Driver {
 
     fn say_running(&self) {
         if let Some(vm) = &self.vm {
-            let cpus = vm.config().cpus;
-            info!("the guest runs on {} of {} vCPUs", cpus.boot, cpus.max);
+            let boot = self.hotplug.wanted().len();
+            info!("the guest runs on {boot} of {} vCPUs", vm.config().cpus.max);
         }
     }
 

@@ -28,6 +28,11 @@ pub(super) struct Vm {
     console: Console,
 }
 
+/// Where the serial port of one boot writes to.
+fn output(queue: &Queue) -> Arc<Output> {
+    Arc::new(Output::new(Arc::new(queue.post(0))))
+}
+
 impl Vm {
     /// Checks everything that can be checked without leaving traces.
     pub(super) fn describe(
@@ -47,7 +52,7 @@ impl Vm {
             kvm,
             files,
             guest_eject,
-            output: Arc::new(Output::new(Arc::new(queue.post(0)))),
+            output: output(queue),
             console: Console::nowhere(),
         })
     }
@@ -59,6 +64,8 @@ impl Vm {
         generation: u64,
         hotplug: &mut Hotplug,
     ) -> Result<()> {
+        // What nobody took of an earlier boot's is not this one's. Output that is never empty is never ready, either.
+        self.output = output(queue);
         self.make(queue, generation, hotplug)?;
         let console = Console::open(&self.config.serial);
         self.console = console.inspect_err(|_| self.machine = None)?;
