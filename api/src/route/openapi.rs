@@ -117,7 +117,7 @@ impl IntoResponses for Always {
             ),
             (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "`gone`: the machine has ended. `busy`: every connection has a request that is being worked on.",
+                "`gone`: the machine has ended. `busy`: every connection has a request that is being worked on, or 1,024 operations run already.",
             ),
         ])
     }

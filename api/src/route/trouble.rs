@@ -153,6 +153,7 @@ impl From<Refused> for Trouble {
             Refused::Conflict(problem) => Self::Conflict(problem),
             Refused::Paused(problem) => Self::Paused(problem),
             Refused::Running(problem) => Self::Running(problem),
+            Refused::Busy(problem) => Self::Busy(problem),
             Refused::Absent(problem) => Self::Absent(problem),
             Refused::Stopped(problem) => Self::Stopped(problem),
             Refused::Failed(problem) => Self::Failed(problem),

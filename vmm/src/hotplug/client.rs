@@ -48,6 +48,9 @@ pub enum Refused {
     /// The machine runs, and it is a paused one that this is for.
     #[error("{0}")]
     Running(Problem),
+    /// As much is under way as may be.
+    #[error("{0}")]
+    Busy(Problem),
     /// No machine is described.
     #[error("{0}")]
     Absent(Problem),

@@ -13,6 +13,10 @@ use tracing::info;
 /// How many ended operations are kept for whoever asks.
 const KEPT: usize = 256;
 
+/// How many may run. Those that want the same of a vCPU run side by side, so that a guest that hangs ends none of them
+/// before its time.
+const RUNNING: usize = 1024;
+
 /// A running operation.
 struct Running {
     kind: OperationKind,
@@ -50,6 +54,11 @@ impl Operations {
             news: Vec::new(),
             tally,
         }
+    }
+
+    /// Whether as many run as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.running.len() >= RUNNING
     }
 
     /// A new operation, without parts.

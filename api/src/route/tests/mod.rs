@@ -304,6 +304,7 @@ async fn refusals_have_their_status() {
         (Refused::Conflict(problem.clone()), 409, "conflict"),
         (Refused::Paused(problem.clone()), 409, "paused"),
         (Refused::Running(problem.clone()), 409, "running"),
+        (Refused::Busy(problem.clone()), 503, "busy"),
         (Refused::Absent(problem.clone()), 409, "no_machine"),
         (Refused::Stopped(problem.clone()), 409, "not_running"),
         (Refused::Failed(problem), 500, "failed"),

@@ -32,6 +32,14 @@ impl Coordinator {
             return Err(Refused::paused("a change of vCPUs"));
         }
         let Plan { kind, targets } = target::plan(&request.want, &self.standings())?;
+        if self.operations.is_full() {
+            return Err(Refused::Busy(Problem {
+                asked: "a change of vCPUs".to_owned(),
+                found: "too many operations run already, and the guest does not get on with them"
+                    .to_owned(),
+                remedy: "wait for one of them to end, or cancel some".to_owned(),
+            }));
+        }
         let deadline = self.now() + request.timeout.unwrap_or(self.limits.operation);
         let operation = self.operations.begin(kind, deadline);
         let mut parts = Vec::new();
@@ -44,7 +52,10 @@ impl Coordinator {
             slot.last_operation = Some(operation);
             self.operations
                 .add(operation, id, slot.phase.name(), target);
-            let superseded = outcome(Code::Superseded, format!("{operation} wants it {target}"));
+            let superseded = outcome(
+                Code::Superseded,
+                format!("operation {operation} wants it {target}"),
+            );
             let phase = slot.phase.name();
             self.operations
                 .conclude_all(id, other(target), phase, &superseded);

@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::bench::Bench;
-use crate::hotplug::client::Want;
+use crate::hotplug::client::{Refused, Request, Want};
 use crate::hotplug::gate::Binding;
 use crate::hotplug::notifier::Done;
 use crate::hotplug::view::MachineState;
@@ -19,6 +19,24 @@ fn a_deadline_that_another_operation_outlives_is_published() {
     assert_eq!(bench.code(brief), Some(Code::TimedOut));
     bench.guest_ejects(1);
     assert_eq!(bench.code(patient), Some(Code::Succeeded));
+}
+
+/// A guest that hangs, and a client that does not stop asking.
+#[test]
+fn there_is_an_end_to_what_waits_for_a_guest() {
+    let mut bench = Bench::new(2);
+    let last = (0..1024).map(|_| bench.ask(Want::Count(1))).last();
+    let request = Request {
+        want: Want::Count(1),
+        timeout: None,
+    };
+    let refused = bench.coordinator.change(&request, &mut bench.machine);
+    assert!(matches!(refused, Err(Refused::Busy(_))), "{refused:?}");
+    assert_eq!(bench.view().operations.len(), 1024);
+    // As soon as the guest gets on there is room again.
+    bench.guest_ejects(1);
+    assert_eq!(bench.code(last.unwrap()), Some(Code::Succeeded));
+    bench.ask(Want::Count(2));
 }
 
 /// The guest has begun, and nobody can say that the vCPU stays before the guest has.
