@@ -1,7 +1,9 @@
 //! `hotvisor watch`.
 
 use super::connection::{Connection, Exit, READS, print};
+use super::event::Event;
 use super::vcpus::Table;
+use crate::client::sse::Frame;
 use crate::client::{Client, Events, Failure};
 use console::Term;
 use std::process::ExitCode;
@@ -30,31 +32,70 @@ impl Args {
     }
 }
 
-/// Waits for a change. Whether there can be any more.
-async fn changed(events: &mut Events) -> Result<bool, Failure> {
-    let more = events.next().await?.is_some();
-    // What has happened meanwhile is in the same table.
-    while events.at_hand().await?.is_some() {}
-    Ok(more)
+/// The vCPUs as a table, and what happens to them.
+struct Watch {
+    client: Client,
+    events: Events,
+    table: Table,
+    /// The last that was heard of the machine is that it is being stopped.
+    stopping: bool,
 }
 
-async fn plain(mut client: Client) -> Result<Exit, Failure> {
-    let mut events = client.events(None).await?;
-    let mut table = Table::default();
+impl Watch {
+    async fn begin(client: Client) -> Result<Self, Failure> {
+        Ok(Self {
+            events: client.events(None).await?,
+            client,
+            table: Table::default(),
+            stopping: false,
+        })
+    }
+
+    /// The table as it is now; none where the process has come to its end, as was to be expected.
+    async fn read(&mut self) -> Result<Option<String>, Failure> {
+        match self.table.read(&mut self.client).await {
+            Ok(table) => Ok(Some(table)),
+            Err(_) if self.stopping => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Waits for a change. Whether there can be any more.
+    async fn changed(&mut self) -> Result<bool, Failure> {
+        let Some(first) = self.events.next().await? else {
+            return Ok(false);
+        };
+        self.hear(&first);
+        // What has happened meanwhile is in the same table.
+        while let Some(frame) = self.events.at_hand().await? {
+            self.hear(&frame);
+        }
+        Ok(true)
+    }
+
+    fn hear(&mut self, frame: &Frame) {
+        if let Event::Machine(machine) = Event::of(frame) {
+            self.stopping = machine.state == "stopping";
+        }
+    }
+}
+
+async fn plain(client: Client) -> Result<Exit, Failure> {
+    let mut watch = Watch::begin(client).await?;
     let mut shown = String::new();
-    loop {
-        let now = table.read(&mut client).await?;
+    while let Some(now) = watch.read().await? {
         if now != shown {
             let gap = if shown.is_empty() { "" } else { "\n" };
             if !print(&format!("{gap}{now}")) {
-                return Ok(Exit::Done);
+                break;
             }
             shown = now;
         }
-        if !changed(&mut events).await? {
-            return Ok(Exit::Done);
+        if !watch.changed().await? {
+            break;
         }
     }
+    Ok(Exit::Done)
 }
 
 /// The terminal's other screen, for as long as this lives.
@@ -94,22 +135,21 @@ fn fit(text: &str, rows: usize, columns: usize) -> String {
     [&lines[..kept], &[more]].concat().join("\n")
 }
 
-async fn live(mut client: Client, term: &Term) -> Result<Exit, Failure> {
-    let mut events = client.events(None).await?;
+async fn live(client: Client, term: &Term) -> Result<Exit, Failure> {
+    let mut watch = Watch::begin(client).await?;
     let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
     let [mut interrupted, mut terminated] = kinds.map(|kind| signal(kind).ok());
     let mut resized = signal(SignalKind::window_change()).ok();
     let screen = Screen::enter(term);
-    let mut table = Table::default();
-    let mut shown = table.read(&mut client).await?;
-    loop {
+    let mut shown = String::new();
+    while let Some(now) = watch.read().await? {
+        shown = now;
         screen.show(&format!("{shown}\nCtrl-C ends this\n"));
         tokio::select! {
-            more = changed(&mut events) => {
+            more = watch.changed() => {
                 if !more? {
                     break;
                 }
-                shown = table.read(&mut client).await?;
             }
             Some(()) = arrival(&mut interrupted) => break,
             Some(()) = arrival(&mut terminated) => break,

@@ -7,7 +7,7 @@ use crate::boot::BootFiles;
 use crate::config::{GuestEject, VmConfig};
 use crate::error::Result;
 use crate::kvm::{self, probe};
-use crate::machine::{Machine, Posts};
+use crate::machine::{Machine, Posts, check_limits};
 use event_manager::EventOps;
 use hotvisor_devices::serial::{Output, Serial};
 use kvm_ioctls::Kvm;
@@ -43,6 +43,7 @@ impl Vm {
         config.validate()?;
         let files = BootFiles::open(&config)?;
         let kvm = kvm::open()?;
+        check_limits(&kvm, &config)?;
         if files.needs_long_mode() {
             probe::require_long_mode(&kvm)?;
         }

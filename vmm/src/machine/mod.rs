@@ -58,7 +58,8 @@ impl Machine {
     /// always one of them.
     ///
     /// # Errors
-    /// [`Error::Input`] for what cannot be had on this host, [`Error::Host`] where the host fails.
+    /// [`Error::Input`] where a file is not any more what it was, [`Error::Host`] where the host fails. What this host
+    /// cannot have was refused by [`check_limits`].
     pub fn new<P>(
         kvm: &Kvm,
         config: &VmConfig,
@@ -70,7 +71,6 @@ impl Machine {
         P: PowerSink + Reports + SerialSink + HotplugSink + Clone + 'static,
     {
         let leaves = kvm::supported_cpuid(kvm)?;
-        check_limits(kvm, config, cpuid::physical_address_bits(&leaves))?;
         let ram = Arc::new(Ram::new(config.memory)?);
         let vm = Arc::new(Vm::new(kvm, ram)?);
         let present: BTreeSet<u32> = first.keys().copied().collect();
@@ -148,7 +148,11 @@ impl Machine {
 }
 
 /// Checks the configuration against what this KVM can do.
-fn check_limits(kvm: &Kvm, config: &VmConfig, address_bits: u32) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Input`] for what cannot be had on this host.
+pub fn check_limits(kvm: &Kvm, config: &VmConfig) -> Result<()> {
+    let address_bits = cpuid::physical_address_bits(&kvm::supported_cpuid(kvm)?);
     let max = config.cpus.max as usize;
     let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
     if max > limit {
