@@ -13,6 +13,21 @@ pub struct Problem {
     pub remedy: String,
 }
 
+impl Problem {
+    /// A sentence of these parts.
+    pub fn new(
+        asked: impl fmt::Display,
+        found: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self {
+            asked: asked.to_string(),
+            found: found.to_string(),
+            remedy: remedy.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.asked, self.found, self.remedy)
@@ -40,11 +55,7 @@ impl Error {
         found: impl fmt::Display,
         remedy: impl fmt::Display,
     ) -> Self {
-        Self::Input(Problem {
-            asked: asked.to_string(),
-            found: found.to_string(),
-            remedy: remedy.to_string(),
-        })
+        Self::Input(Problem::new(asked, found, remedy))
     }
 
     /// A failure of the host.
@@ -53,11 +64,7 @@ impl Error {
         found: impl fmt::Display,
         remedy: impl fmt::Display,
     ) -> Self {
-        Self::Host(Problem {
-            asked: asked.to_string(),
-            found: found.to_string(),
-            remedy: remedy.to_string(),
-        })
+        Self::Host(Problem::new(asked, found, remedy))
     }
 
     /// The same problem as a failure of the host: nobody asked for anything just now.

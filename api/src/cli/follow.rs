@@ -86,7 +86,7 @@ pub(super) async fn follow(
                     None => events = None,
                 },
                 _ = ticks.tick(), if progress.moves() => progress.tick(),
-                Some(()) = interrupt(&mut interrupted) => break None,
+                Some(()) = arrival(&mut interrupted) => break None,
             }
         }
     };
@@ -121,7 +121,8 @@ async fn next(events: &mut Option<Events>) -> Option<Event> {
     }
 }
 
-async fn interrupt(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+/// The next of a signal; none where it cannot be waited for.
+pub(super) async fn arrival(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
     signal.as_mut()?.recv().await
 }
 

@@ -1,6 +1,7 @@
 //! `hotvisor vcpus`.
 
 use super::connection::{Connection, Exit, READS, print, print_bytes};
+use super::follow::OPERATIONS;
 use super::text;
 use crate::client::{Client, Failure};
 use crate::wire::operations::{Operation, State};
@@ -68,7 +69,7 @@ impl Table {
 
 /// The operation's state; none if it ended so long ago that it was dropped.
 async fn state(client: &mut Client, id: u64) -> Result<Option<State>, Failure> {
-    match client.get(&format!("/api/v1/operations/{id}")).await {
+    match client.get(&format!("{OPERATIONS}/{id}")).await {
         Ok(answer) => Ok(Some(answer.read::<Operation>()?.state)),
         Err(Failure::Said(said)) if said.problem.status == 404 => Ok(None),
         Err(failure) => Err(failure),

@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Exit, READS, print};
 use super::event::Event;
+use super::follow::arrival;
 use super::vcpus::Table;
 use crate::client::sse::Frame;
 use crate::client::{Client, Events, Failure};
@@ -160,10 +161,6 @@ async fn live(client: Client, term: &Term) -> Result<Exit, Failure> {
     // What was seen last stays to be looked at.
     print(&shown);
     Ok(Exit::Done)
-}
-
-async fn arrival(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
-    signal.as_mut()?.recv().await
 }
 
 #[cfg(test)]

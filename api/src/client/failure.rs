@@ -42,20 +42,20 @@ impl fmt::Display for Failure {
 impl Failure {
     /// What makes no sense.
     pub(crate) fn input(asked: &str, found: &str, remedy: &str) -> Self {
-        Self::Input(problem(asked, found, remedy))
+        Self::Input(Problem::new(asked, found, remedy))
     }
 
     /// A connection that does not go on.
     pub(super) fn broken(path: &Path, found: impl fmt::Display) -> Self {
         let remedy = "see whether the VM is still there";
-        Self::Reach(problem(socket(path), found, remedy))
+        Self::Reach(Problem::new(socket(path), found, remedy))
     }
 
     /// An answer that no Hotvisor gives.
     pub(super) fn stranger(path: &Path, found: impl fmt::Display) -> Self {
         let found = format!("what answers there is not Hotvisor, or of another version: {found}");
         let remedy = "name the socket that `hotvisor run --api-socket PATH` was given";
-        Self::Reach(problem(socket(path), found, remedy))
+        Self::Reach(Problem::new(socket(path), found, remedy))
     }
 
     /// What the API said with `status`, which is no success.
@@ -94,22 +94,10 @@ impl Failure {
             ),
             _ => (error.to_string(), "see whether the VM is still there"),
         };
-        Self::Reach(problem(socket(path), found, remedy))
+        Self::Reach(Problem::new(socket(path), found, remedy))
     }
 }
 
 fn socket(path: &Path) -> String {
     format!("API socket {}", path.display())
-}
-
-fn problem(
-    asked: impl fmt::Display,
-    found: impl fmt::Display,
-    remedy: impl fmt::Display,
-) -> Problem {
-    Problem {
-        asked: asked.to_string(),
-        found: found.to_string(),
-        remedy: remedy.to_string(),
-    }
 }

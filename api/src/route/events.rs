@@ -5,13 +5,14 @@
 //! sign of life; a heartbeat sees to it that there are some.
 
 use super::openapi::Always;
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use crate::wire::events::Event;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::http::{HeaderName, Uri};
 use axum::response::Response;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::events::{Cursor, EventId, Events, Read};
 use hotvisor_vmm::hotplug::client::Client;
 use hyper::body::Frame;
@@ -140,12 +141,12 @@ fn id(name: &str, text: &str, newest: EventId) -> Result<EventId, Trouble> {
     let Some(id) = id else {
         let remedy = "send the id of the last event that you have seen, or leave it out";
         let found = "not an id that an event can have";
-        return Err(Trouble::Malformed(problem(asked(), found, remedy)));
+        return Err(Trouble::Malformed(Problem::new(asked(), found, remedy)));
     };
     if id > newest {
         let found = format!("the last event of this process is {newest}");
         let remedy = "leave it out to follow from now on: ids of an earlier process mean nothing";
-        return Err(Trouble::Malformed(problem(asked(), found, remedy)));
+        return Err(Trouble::Malformed(Problem::new(asked(), found, remedy)));
     }
     Ok(id)
 }
@@ -159,7 +160,7 @@ fn parameter(uri: &Uri) -> Result<Option<&str>, Trouble> {
     let Some(value) = value.and_then(|rest| rest.strip_prefix('=')) else {
         let found = format!("{} takes no such parameter", uri.path());
         let remedy = format!("use {PARAMETER}=ID, or leave it out");
-        return Err(Trouble::Malformed(problem(
+        return Err(Trouble::Malformed(Problem::new(
             format!("?{query}"),
             found,
             remedy,

@@ -13,8 +13,9 @@
 //!
 //! A key is remembered for as long as its operation is, and the last [`KEYS`] of them.
 
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use axum::http::HeaderMap;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::{Client, Refused, Request};
 use hotvisor_vmm::hotplug::view::{OperationId, View};
 use std::collections::HashMap;
@@ -39,7 +40,7 @@ impl Key {
             let remedy = format!(
                 "give one key of 1 to {KEY_BYTES} visible ASCII characters, a UUID for instance, or none"
             );
-            Err(Trouble::Malformed(problem(
+            Err(Trouble::Malformed(Problem::new(
                 "Idempotency-Key",
                 found,
                 remedy,
@@ -117,7 +118,11 @@ impl Keys {
             }
             let asked = format!("Idempotency-Key {}", key.0);
             let found = "something else was asked for with this key";
-            return Err(Trouble::Reused(problem(asked, found, "take a new key")));
+            return Err(Trouble::Reused(Problem::new(
+                asked,
+                found,
+                "take a new key",
+            )));
         }
         if keys.len() >= KEYS {
             // The lowest is the oldest; one that has no operation yet is the youngest.

@@ -1,10 +1,11 @@
 //! Takes requests apart. Whatever is not understood in full is refused: a misspelt word that was passed over
 //! would be a change that somebody did not ask for.
 
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::Uri;
+use hotvisor_vmm::Problem;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -46,7 +47,7 @@ impl Query {
                     [] => "leave it out".to_owned(),
                     _ => format!("use {}=SECONDS, or leave it out", known.join("=SECONDS, ")),
                 };
-                return Err(Trouble::Malformed(problem(asked, found, remedy)));
+                return Err(Trouble::Malformed(Problem::new(asked, found, remedy)));
             }
             let (place, range) = match key {
                 "wait" => (&mut read.wait, WAIT),
@@ -54,13 +55,17 @@ impl Query {
             };
             if place.is_some() {
                 let found = "it is there twice";
-                return Err(Trouble::Malformed(problem(asked, found, "give it once")));
+                return Err(Trouble::Malformed(Problem::new(
+                    asked,
+                    found,
+                    "give it once",
+                )));
             }
             let Some(time) = seconds(value, &range) else {
                 let found = format!("{value:?} is not a time that it can be");
                 let (least, most) = range.into_inner();
                 let remedy = format!("give seconds from {least} to {most}, as in 2.5");
-                return Err(Trouble::Malformed(problem(asked, found, remedy)));
+                return Err(Trouble::Malformed(Problem::new(asked, found, remedy)));
             };
             *place = Some(time);
         }
@@ -91,8 +96,9 @@ pub(super) async fn object<T: DeserializeOwned>(
 ) -> Result<T, Trouble> {
     let asked = format!("{} {}", request.method(), request.uri().path());
     let bytes = bytes(request.into_body(), &asked).await?;
-    let malformed = |found: &dyn fmt::Display| Trouble::Malformed(problem(&asked, found, remedy));
-    let invalid = |found: &dyn fmt::Display| Trouble::Invalid(problem(&asked, found, remedy));
+    let malformed =
+        |found: &dyn fmt::Display| Trouble::Malformed(Problem::new(&asked, found, remedy));
+    let invalid = |found: &dyn fmt::Display| Trouble::Invalid(Problem::new(&asked, found, remedy));
     let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) else {
         return Err(malformed(&"an empty body"));
     };
@@ -113,7 +119,7 @@ pub(super) async fn nothing(request: Request) -> Result<(), Trouble> {
         return Ok(());
     }
     let found = "a body, where none is known";
-    Err(Trouble::Malformed(problem(asked, found, "send none")))
+    Err(Trouble::Malformed(Problem::new(asked, found, "send none")))
 }
 
 /// The request, when all of its body is here.
@@ -128,7 +134,11 @@ pub(super) async fn whole(request: Request) -> Result<Request, Trouble> {
 async fn bytes(body: Body, asked: &str) -> Result<Bytes, Trouble> {
     let large = || {
         let found = format!("a body of more than {BODY_BYTES} bytes");
-        Trouble::Large(problem(asked, found, "send the change and nothing else"))
+        Trouble::Large(Problem::new(
+            asked,
+            found,
+            "send the change and nothing else",
+        ))
     };
     if body.size_hint().lower() > BODY_BYTES as u64 {
         return Err(large());
@@ -136,12 +146,16 @@ async fn bytes(body: Body, asked: &str) -> Result<Bytes, Trouble> {
     let Ok(collected) = timeout(BODY_TIME, Limited::new(body, BODY_BYTES).collect()).await else {
         let found = format!("the body is not here after {} s", BODY_TIME.as_secs());
         let remedy = "send as many bytes as Content-Length says";
-        return Err(Trouble::Slow(problem(asked, found, remedy)));
+        return Err(Trouble::Slow(Problem::new(asked, found, remedy)));
     };
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(large()),
-        Err(e) => Err(Trouble::Malformed(problem(asked, e, "send a whole body"))),
+        Err(e) => Err(Trouble::Malformed(Problem::new(
+            asked,
+            e,
+            "send a whole body",
+        ))),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::input::Query;
 use super::openapi::{Always, Failed};
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -15,6 +15,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::hotplug::view::Target;
 use hotvisor_vmm::tally::{BOUNDS, Durations};
@@ -97,7 +98,7 @@ async fn show(
     registry.register_collector(Box::new(Scrape { client, traffic }));
     let mut text = String::new();
     prometheus_text::encode(&mut text, &registry).map_err(|e| {
-        Trouble::Failed(problem(
+        Trouble::Failed(Problem::new(
             "GET /metrics",
             e,
             "this is a bug: please report it",

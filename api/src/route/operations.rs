@@ -3,12 +3,13 @@
 use super::input::{self, Query};
 use super::openapi::{Always, Conflict, Failed, NotThere, OperationPath, Wait};
 use super::reply;
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use crate::wire::operations::{Operation, Operations};
 use axum::extract::State;
 use axum::http::header::{HeaderValue, LOCATION};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::hotplug::view::{OperationId, OperationView, View};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ fn unknown(id: impl std::fmt::Display) -> Trouble {
     let asked = format!("operation {id}");
     let found = "there is none, or it ended so long ago that it was dropped";
     let remedy = "see /api/v1/operations for those that there are";
-    Trouble::Unknown(problem(asked, found, remedy))
+    Trouble::Unknown(Problem::new(asked, found, remedy))
 }
 
 /// The id that `uri` ends with.

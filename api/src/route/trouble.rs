@@ -8,7 +8,6 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::Refused;
-use std::fmt;
 
 /// Nothing was changed by a request that ends in one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +82,7 @@ impl Trouble {
             | Self::Slow(problem)
             | Self::Large(problem)
             | Self::Busy(problem) => problem,
-            Self::Gone => problem(
+            Self::Gone => Problem::new(
                 "the machine",
                 "it has ended",
                 "start another with `hotvisor run`",
@@ -162,29 +161,16 @@ impl From<Refused> for Trouble {
     }
 }
 
-/// A sentence in its three parts.
-pub(crate) fn problem(
-    asked: impl fmt::Display,
-    found: impl fmt::Display,
-    remedy: impl fmt::Display,
-) -> Problem {
-    Problem {
-        asked: asked.to_string(),
-        found: found.to_string(),
-        remedy: remedy.to_string(),
-    }
-}
-
 /// The answer for a path that leads nowhere.
 pub(super) async fn no_such_path(uri: Uri) -> Response {
     let remedy = "see /openapi.json for what there is";
     let found = "there is no such resource";
-    Trouble::Unknown(problem(uri.path(), found, remedy)).spoken_at(&uri)
+    Trouble::Unknown(Problem::new(uri.path(), found, remedy)).spoken_at(&uri)
 }
 
 /// The answer for a method that a path does not know; the `Allow` header comes from the router.
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
     let found = format!("{method} means nothing here");
     let remedy = "use one of the methods in the Allow header";
-    Trouble::Method(problem(uri.path(), found, remedy)).spoken_at(&uri)
+    Trouble::Method(Problem::new(uri.path(), found, remedy)).spoken_at(&uri)
 }

@@ -3,7 +3,7 @@
 use super::idempotency::{Key, Keys};
 use super::input::{self, Query};
 use super::openapi::{Always, Changes, IdempotencyKey, NotThere, Timeout, VcpuPath, Wait};
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use super::{operations, reply};
 use crate::wire::change::Change;
 use crate::wire::vcpus::{ChangeOne, VcpuDetail, Vcpus};
@@ -11,6 +11,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::{self, Client, Want};
 use hotvisor_vmm::hotplug::view::{VcpuView, View};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ fn named<'a>(view: &'a View, uri: &Uri) -> Result<&'a VcpuView, Trouble> {
                 "see /api/v1/vcpus for those that there are",
             ),
         };
-        Trouble::Unknown(problem(asked, found, remedy))
+        Trouble::Unknown(Problem::new(asked, found, remedy))
     })
 }
 

@@ -13,8 +13,9 @@
 //! | leaves while it waits | its wait ends with it; the operation goes on |
 
 use super::answer::Answer;
-use crate::route::trouble::{Trouble, problem};
+use crate::route::trouble::Trouble;
 use axum::Router;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::socket::SocketFile;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -199,7 +200,7 @@ fn make_room(seats: &mut Vec<Weak<Seat>>, most: usize) -> bool {
 /// Tells a client that there is no place, as far as that can be done without waiting for it.
 fn turn_away(stream: &UnixStream) {
     let found = "all connections have requests that are being worked on";
-    let busy = Trouble::Busy(problem(
+    let busy = Trouble::Busy(Problem::new(
         "a connection",
         found,
         "try again when one has ended",

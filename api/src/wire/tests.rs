@@ -5,7 +5,7 @@ use super::operations::{Operation, Outcome};
 use super::problem::Problem;
 use super::vcpus::{ChangeOne, Target, VcpuDetail, Vcpus};
 use crate::route::fake::Fake;
-use crate::route::trouble::{Trouble, problem};
+use crate::route::trouble::Trouble;
 use axum::body::to_bytes;
 use axum::response::IntoResponse;
 use hotvisor_vmm::hotplug::client::{Request, Want};
@@ -78,7 +78,8 @@ fn changes_are_read_as_they_were_written() {
 
 #[tokio::test]
 async fn problems_are_read_as_they_were_written() {
-    let words = problem("5 vCPUs", "this machine can have 4", "ask for 4 or less");
+    let words =
+        hotvisor_vmm::Problem::new("5 vCPUs", "this machine can have 4", "ask for 4 or less");
     for (trouble, status) in [(Trouble::Conflict(words), 409), (Trouble::Gone, 503)] {
         let body = trouble.into_response().into_body();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();

@@ -26,11 +26,7 @@ enum Answer {
 }
 
 fn no_change(found: &str, remedy: &str) -> Problem {
-    Problem {
-        asked: "a change of vCPUs".to_owned(),
-        found: found.to_owned(),
-        remedy: remedy.to_owned(),
-    }
+    Problem::new("a change of vCPUs", found, remedy)
 }
 
 fn stopped() -> Refused {

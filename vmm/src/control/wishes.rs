@@ -177,30 +177,22 @@ impl Wishes {
     }
 }
 
-fn problem(asked: &str, found: impl Into<String>, remedy: &str) -> Problem {
-    Problem {
-        asked: asked.to_owned(),
-        found: found.into(),
-        remedy: remedy.to_owned(),
-    }
-}
-
 /// Somebody else's wish came first.
 fn overtaken(wish: Wish, found: &str) -> Refused {
     let remedy = "agree on who commands it";
-    Refused::Conflict(problem(wish.asked(), found, remedy))
+    Refused::Conflict(Problem::new(wish.asked(), found, remedy))
 }
 
 /// Why a pause that had begun came to nothing.
 fn not_paused(why: &Release) -> Refused {
     let asked = "pause";
     match why {
-        Release::Asked => Refused::Conflict(problem(
+        Release::Asked => Refused::Conflict(Problem::new(
             asked,
             "it was resumed before every vCPU had left the guest",
             "agree on who pauses it",
         )),
-        Release::PowerButton(signal) => Refused::Conflict(problem(
+        Release::PowerButton(signal) => Refused::Conflict(Problem::new(
             asked,
             format!("{signal} came, and the guest was asked to power off"),
             "leave it to its end",
@@ -213,7 +205,7 @@ fn not_paused(why: &Release) -> Refused {
                 names.join(", ")
             );
             let remedy = "see the host's load and its kernel log, and ask again";
-            Refused::Failed(problem(asked, found, remedy))
+            Refused::Failed(Problem::new(asked, found, remedy))
         }
     }
 }
@@ -221,26 +213,32 @@ fn not_paused(why: &Release) -> Refused {
 fn refusal(asked: &str, no: No) -> Refused {
     match no {
         No::Paused => Refused::paused(asked),
-        No::Runs => Refused::Running(problem(asked, "the machine runs", "pause it first")),
-        No::PoweringOff => Refused::Conflict(problem(
+        No::Runs => Refused::Running(Problem::new(asked, "the machine runs", "pause it first")),
+        No::PoweringOff => Refused::Conflict(Problem::new(
             asked,
             "the guest was asked by a signal to power off, and the process ends with it",
             "leave it to its end",
         )),
         No::Ending => Refused::Gone,
-        No::Vacant => Refused::Absent(problem(asked, "there is no machine", "create one first")),
+        No::Vacant => Refused::Absent(Problem::new(
+            asked,
+            "there is no machine",
+            "create one first",
+        )),
         No::Created => {
             let remedy = "delete it first, or use it as it is";
-            Refused::Conflict(problem(asked, "there is a machine already", remedy))
+            Refused::Conflict(Problem::new(asked, "there is a machine already", remedy))
         }
         No::Booted => {
             let remedy = "reboot it, or shut it down first";
-            Refused::Running(problem(asked, "the machine runs already", remedy))
+            Refused::Running(Problem::new(asked, "the machine runs already", remedy))
         }
-        No::Stopped => {
-            Refused::Stopped(problem(asked, "the machine does not run", "boot it first"))
-        }
-        No::Stopping => Refused::Stopped(problem(
+        No::Stopped => Refused::Stopped(Problem::new(
+            asked,
+            "the machine does not run",
+            "boot it first",
+        )),
+        No::Stopping => Refused::Stopped(Problem::new(
             asked,
             "the machine is being stopped",
             "wait until it has stopped, and boot it",

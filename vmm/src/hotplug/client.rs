@@ -68,11 +68,8 @@ pub enum Refused {
 impl Refused {
     /// It was asked for while the machine is paused, or about to be.
     pub(crate) fn paused(asked: &str) -> Self {
-        Self::Paused(Problem {
-            asked: asked.to_owned(),
-            found: "the machine is paused, or about to be".to_owned(),
-            remedy: "resume it first".to_owned(),
-        })
+        let found = "the machine is paused, or about to be";
+        Self::Paused(Problem::new(asked, found, "resume it first"))
     }
 }
 

@@ -16,14 +16,6 @@ pub(super) struct Plan {
 /// Where a vCPU is, and what it was to become until now.
 pub(super) type Standing = (Phase, Target);
 
-fn problem(asked: String, found: String, remedy: impl Into<String>) -> Problem {
-    Problem {
-        asked,
-        found,
-        remedy: remedy.into(),
-    }
-}
-
 /// The vCPUs that `want` is about, and what each is to become. Every vCPU has a target already, which stays
 /// unless it has to change.
 pub(super) fn plan(want: &Want, vcpus: &[Standing]) -> Result<Plan, Refused> {
@@ -34,7 +26,7 @@ pub(super) fn plan(want: &Want, vcpus: &[Standing]) -> Result<Plan, Refused> {
             if !(1..=max).contains(count) {
                 let asked = format!("{count} vCPUs");
                 let remedy = format!("ask for 1 to {max}; `--cpus max=` sets the limit at start");
-                return Err(Refused::Conflict(problem(asked, possible, remedy)));
+                return Err(Refused::Conflict(Problem::new(asked, possible, remedy)));
             }
             Ok(Plan {
                 kind: OperationKind::Count(*count),
@@ -44,7 +36,11 @@ pub(super) fn plan(want: &Want, vcpus: &[Standing]) -> Result<Plan, Refused> {
         Want::Set(set) => {
             if let Some(id) = set.iter().find(|id| **id >= max) {
                 let asked = format!("vCPU {id} online");
-                return Err(Refused::Conflict(problem(asked, possible, "leave it out")));
+                return Err(Refused::Conflict(Problem::new(
+                    asked,
+                    possible,
+                    "leave it out",
+                )));
             }
             if !set.contains(&0) {
                 return Err(Refused::Conflict(boot_cpu("a set without vCPU 0")));
@@ -64,7 +60,7 @@ pub(super) fn plan(want: &Want, vcpus: &[Standing]) -> Result<Plan, Refused> {
         Want::One(id, target) => {
             if *id >= max {
                 let asked = format!("vCPU {id} {target}");
-                return Err(Refused::Unknown(problem(
+                return Err(Refused::Unknown(Problem::new(
                     asked,
                     possible,
                     "name one of those",
@@ -82,7 +78,7 @@ pub(super) fn plan(want: &Want, vcpus: &[Standing]) -> Result<Plan, Refused> {
 }
 
 fn boot_cpu(asked: &str) -> Problem {
-    problem(
+    Problem::new(
         asked.to_owned(),
         "vCPU 0 is the boot CPU, which no guest can do without".to_owned(),
         "leave vCPU 0 online",

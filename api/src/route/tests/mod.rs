@@ -284,7 +284,7 @@ async fn an_operation_can_be_cancelled() {
     let answer = ask(&client, "DELETE", "/api/v1/operations/1", "").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.body["state"], "cancelled");
-    let problem = super::trouble::problem("operation 1", "it has ended", "ask for another change");
+    let problem = Problem::new("operation 1", "it has ended", "ask for another change");
     fake.refuse(Refused::Conflict(problem));
     let answer = ask(&client, "DELETE", "/api/v1/operations/1", "").await;
     assert_problem(&answer, 409, "conflict", "it has ended");

@@ -3,9 +3,10 @@
 //! list), and refused by its name if it does.
 
 use super::super::input;
-use super::super::trouble::{Trouble, problem};
+use super::super::trouble::Trouble;
 use crate::wire::machine::{SerialConfig, SerialMode, VmConfig};
 use axum::extract::Request;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::config::{self, Cpus, Serial};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -73,10 +74,10 @@ pub(super) async fn object<T: DeserializeOwned>(
     let mut fields: Map<String, Value> = input::object(request, remedy).await?;
     strip(&mut fields, "", served).map_err(|field| {
         let found = format!("`{field}` is not served by Hotvisor");
-        Trouble::Invalid(problem(&asked, found, "leave it out"))
+        Trouble::Invalid(Problem::new(&asked, found, "leave it out"))
     })?;
     serde_json::from_value(Value::Object(fields))
-        .map_err(|e| Trouble::Invalid(problem(&asked, e, remedy)))
+        .map_err(|e| Trouble::Invalid(Problem::new(&asked, e, remedy)))
 }
 
 /// What `vm.create` is asked for.
@@ -101,7 +102,7 @@ pub(super) async fn config(request: Request) -> Result<config::VmConfig, Trouble
 fn serial(config: SerialConfig) -> Result<Serial, Trouble> {
     let SerialConfig { mode, file, socket } = config;
     let invalid =
-        |found: &str, remedy: &str| Err(Trouble::Invalid(problem("vm.create", found, remedy)));
+        |found: &str, remedy: &str| Err(Trouble::Invalid(Problem::new("vm.create", found, remedy)));
     match (mode, file, socket) {
         (SerialMode::File, Some(file), None) => Ok(Serial::File(file)),
         (SerialMode::Socket, None, Some(socket)) => Ok(Serial::Socket(socket)),

@@ -2,10 +2,10 @@
 
 use super::super::input::Query;
 use super::super::reply;
-use super::super::trouble::{Trouble, problem};
 use super::create;
-use super::said::{Always, NotCreated, Said};
+use super::said::{Always, NotCreated, Said, absent};
 use crate::wire::machine::{Ping, VmInfo, VmState};
+use crate::wire::vcpus::us;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
@@ -41,10 +41,6 @@ async fn ping(uri: Uri) -> Result<Response, Said> {
         features: Vec::new(),
     };
     Ok(reply(StatusCode::OK, &ping))
-}
-
-fn absent(asked: &str) -> Said {
-    Trouble::Absent(problem(asked, "there is no machine", "create one first")).into()
 }
 
 /// Say what the machine is, and what it is at
@@ -104,7 +100,7 @@ async fn counters(State(client): State<Client>, uri: Uri) -> Result<Response, Sa
         let mut counters: BTreeMap<String, u64> = exits
             .map(|(kind, count)| (format!("exits_{}", kind.name()), count))
             .collect();
-        let run = u64::try_from(tally.run_time().as_micros()).unwrap_or(u64::MAX);
+        let run = us(tally.run_time());
         counters.insert("run_time_us".to_owned(), run);
         (format!("vcpu-{id}"), counters)
     };

@@ -7,12 +7,13 @@ mod info;
 mod said;
 
 use super::input::{self, Query};
-use super::trouble::{Trouble, problem};
+use super::trouble::Trouble;
 use crate::wire::machine::{VmConfig, VmResize};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::{Client, MachineCall};
-use said::{Always, Failures, NotCreated};
+use said::{Always, Failures, NotCreated, absent};
 pub(super) use said::{Said, is_spoken_at};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -91,13 +92,12 @@ async fn resize(State(client): State<Client>, request: Request) -> Result<Status
     let size: VmResize = create::object(request, create::RESIZE, remedy).await?;
     let view = client.view();
     let Some(config) = &view.config else {
-        let absent = problem(ASKED, "there is no machine", "create one first");
-        return Err(Trouble::Absent(absent).into());
+        return Err(absent(ASKED));
     };
     if let Some(ram) = size.desired_ram.filter(|ram| *ram != config.memory) {
         let found = format!("{ram} bytes of memory, and it has {}", config.memory);
         let remedy = "leave desired_ram out: the memory of a machine stays as it is";
-        return Err(Trouble::Invalid(problem(ASKED, found, remedy)).into());
+        return Err(Trouble::Invalid(Problem::new(ASKED, found, remedy)).into());
     }
     let Some(count) = size.desired_vcpus else {
         return Ok(StatusCode::NO_CONTENT);
@@ -105,7 +105,7 @@ async fn resize(State(client): State<Client>, request: Request) -> Result<Status
     if !(1..=view.max).contains(&count) {
         let found = format!("{count} vCPUs, and it can have {}", view.max);
         let remedy = format!("ask for 1 to {}", view.max);
-        return Err(Trouble::Invalid(problem(ASKED, found, remedy)).into());
+        return Err(Trouble::Invalid(Problem::new(ASKED, found, remedy)).into());
     }
     // Whether it runs, the control thread knows when it comes to it.
     client.preset(count).await?;

@@ -5,6 +5,7 @@ use super::super::trouble::Trouble;
 use axum::http::header::{ALLOW, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use hotvisor_vmm::Problem;
 use hotvisor_vmm::hotplug::client::Refused;
 use std::collections::BTreeMap;
 use utoipa::IntoResponses;
@@ -53,6 +54,12 @@ impl From<Trouble> for Said {
             sentences: vec![first.to_owned(), trouble.problem().to_string()],
         }
     }
+}
+
+/// What is said where a machine is needed and there is none.
+pub(super) fn absent(asked: &str) -> Said {
+    let found = "there is no machine";
+    Trouble::Absent(Problem::new(asked, found, "create one first")).into()
 }
 
 impl From<Refused> for Said {

@@ -10,11 +10,7 @@ use crate::hotplug::view::{Code, OperationId, Target};
 use tracing::info;
 
 fn cancelling(operation: OperationId, found: &str, remedy: &str) -> Problem {
-    Problem {
-        asked: format!("cancel operation {operation}"),
-        found: found.to_owned(),
-        remedy: remedy.to_owned(),
-    }
+    Problem::new(format_args!("cancel operation {operation}"), found, remedy)
 }
 
 impl Coordinator {
@@ -33,12 +29,11 @@ impl Coordinator {
         }
         let Plan { kind, targets } = target::plan(&request.want, &self.standings())?;
         if self.operations.is_full() {
-            return Err(Refused::Busy(Problem {
-                asked: "a change of vCPUs".to_owned(),
-                found: "too many operations run already, and the guest does not get on with them"
-                    .to_owned(),
-                remedy: "wait for one of them to end, or cancel some".to_owned(),
-            }));
+            return Err(Refused::Busy(Problem::new(
+                "a change of vCPUs",
+                "too many operations run already, and the guest does not get on with them",
+                "wait for one of them to end, or cancel some",
+            )));
         }
         let deadline = self.now() + request.timeout.unwrap_or(self.limits.operation);
         let operation = self.operations.begin(kind, deadline);
