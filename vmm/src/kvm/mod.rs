@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use hotvisor_devices::ioapic::{Message, MessageSink, PINS};
 use hotvisor_devices::ratelimit::RateLimit;
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data,
-    kvm_enable_cap, kvm_msi,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CLOCK_HOST_TSC,
+    KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    kvm_clock_data, kvm_enable_cap, kvm_msi,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::Ram;
@@ -97,9 +97,26 @@ pub fn supported_cpuid(kvm: &Kvm) -> Result<CpuId> {
         .map_err(|e| Error::kvm("supported CPUID", e))
 }
 
-/// What kvm-clock says, in nanoseconds since it was made.
+/// What kvm-clock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockReading(u64);
+pub struct ClockReading {
+    /// Nanoseconds since it was made.
+    ns: u64,
+    /// The host's TSC at the same moment, where KVM derives the clock of all vCPUs from it.
+    host_tsc: Option<u64>,
+}
+
+impl ClockReading {
+    /// By how many ticks the TSC has gone on between two readings, beyond what the clock says. None where the clock
+    /// does not come from the TSC.
+    #[must_use]
+    pub fn excess(self, later: Self, khz: u32) -> Option<u64> {
+        let ticks = later.host_tsc?.checked_sub(self.host_tsc?)?;
+        let ns = later.ns.saturating_sub(self.ns);
+        let told = u128::from(ns) * u128::from(khz) / 1_000_000;
+        ticks.checked_sub(u64::try_from(told).ok()?)
+    }
+}
 
 /// A KVM VM and the memory that it maps. Everything that keeps the VM alive in the kernel (a vCPU's
 /// descriptor among it) holds one of these, so that the memory outlives all of them.
@@ -151,7 +168,11 @@ impl Vm {
             .fd
             .get_clock()
             .map_err(|e| Error::kvm("get clock", e))?;
-        Ok(ClockReading(data.clock))
+        let host_tsc = data.flags & KVM_CLOCK_HOST_TSC != 0;
+        Ok(ClockReading {
+            ns: data.clock,
+            host_tsc: host_tsc.then_some(data.host_tsc),
+        })
     }
 
     /// Has kvm-clock go on from `reading`. No vCPU is in the guest.
@@ -161,7 +182,7 @@ impl Vm {
     pub fn set_clock(&self, reading: ClockReading) -> Result<()> {
         // Without flags: with them it would go on as if it had never been stopped.
         let data = kvm_clock_data {
-            clock: reading.0,
+            clock: reading.ns,
             ..kvm_clock_data::default()
         };
         self.fd
@@ -213,5 +234,36 @@ impl MessageSink for Messages {
         {
             warn!(?message, n, "no local APIC took an interrupt: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(ns: u64, host_tsc: impl Into<Option<u64>>) -> ClockReading {
+        ClockReading {
+            ns,
+            host_tsc: host_tsc.into(),
+        }
+    }
+
+    #[test]
+    fn the_excess_is_what_the_clock_has_not_told() {
+        let stopped = reading(1_000, 50_000);
+        // Three ticks a nanosecond, and the clock went on for 20 ns.
+        let later = reading(1_020, 80_000);
+        assert_eq!(stopped.excess(later, 3_000_000), Some(30_000 - 60));
+        assert_eq!(stopped.excess(stopped, 3_000_000), Some(0));
+    }
+
+    #[test]
+    fn there_is_none_without_the_tsc_or_where_it_went_back() {
+        let stopped = reading(1_000, 50_000);
+        assert_eq!(stopped.excess(reading(1_020, None), 3_000_000), None);
+        assert_eq!(reading(1_000, None).excess(stopped, 3_000_000), None);
+        assert_eq!(stopped.excess(reading(1_020, 49_999), 3_000_000), None);
+        // A clock that was not stopped has told all of it.
+        assert_eq!(stopped.excess(reading(11_020, 80_000), 3_000_000), None);
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::hotplug::view::ThreadView;
 use crate::kvm::Vm;
 use crate::tally::Tally;
-use crate::vcpu::{Handle, PATIENCE, Reports, Spec, VcpuRef};
+use crate::vcpu::{Handle, PATIENCE, Reports, Spec, Tsc, VcpuRef};
 use kvm_bindings::CpuId;
 use kvm_ioctls::VcpuFd;
 use std::collections::BTreeSet;
@@ -92,6 +92,10 @@ enum State {
 pub(super) struct Vcpus {
     // Threads first: they use the rest.
     bodies: Vec<Body>,
+    /// The time-stamp counters of those that KVM has.
+    counters: Vec<Tsc>,
+    /// How fast those count.
+    tsc_khz: Option<u32>,
     /// The run that each was last told of.
     runs: Vec<u64>,
     /// The number of the pause, if there is one.
@@ -103,6 +107,8 @@ impl Vcpus {
     pub(super) fn new(model: Model, max: u32) -> Self {
         Self {
             bodies: (0..max).map(|_| Body::Nothing).collect(),
+            counters: Vec::new(),
+            tsc_khz: None,
             runs: vec![0; max as usize],
             pause: None,
             model,
@@ -134,6 +140,9 @@ impl Vcpus {
         }
         if let Body::Idle(fd, state @ State::Raw) = body {
             self.model.configure(id, fd)?;
+            self.counters.push(Tsc::of(fd)?);
+            // All alike; a host whose own is not steady does not say it.
+            self.tsc_khz = fd.get_tsc_khz().ok();
             *state = State::New;
         }
         Ok(())
@@ -274,6 +283,18 @@ impl Vcpus {
                 handle.kick();
             }
         }
+    }
+
+    /// How fast their time-stamp counters count, in kHz.
+    pub(super) fn tsc_khz(&self) -> Option<u32> {
+        self.tsc_khz
+    }
+
+    /// Puts all of their time-stamp counters back by so many ticks, also of those that the guest does not have: KVM
+    /// gives those that it makes later the counter of the others, and derives the guest's clock from the TSC only as
+    /// long as all are alike. No thread is in the guest.
+    pub(super) fn put_back(&self, ticks: u64) -> Result<()> {
+        self.counters.iter().try_for_each(|tsc| tsc.put_back(ticks))
     }
 
     /// Lets every thread go on.

@@ -1,4 +1,5 @@
-//! vCPU threads: one named thread each, which alone touches its vCPU's descriptor.
+//! vCPU threads: one named thread each, which alone touches its vCPU's descriptor; but for its [`Tsc`], while the
+//! machine is paused.
 //!
 //! A thread is born parked and told what to do through its [`Handle`]; what becomes of it, it reports
 //! through [`Reports`]. It never decides anything about another thread.
@@ -9,10 +10,12 @@ pub mod kick;
 mod raw;
 mod registers;
 mod run;
+mod tsc;
 
 pub(crate) use handle::PATIENCE;
 pub use handle::{Handle, Spec};
 pub use registers::Registers;
+pub use tsc::Tsc;
 
 use crate::error::Error;
 use std::fmt;
