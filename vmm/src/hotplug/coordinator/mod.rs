@@ -6,6 +6,7 @@
 
 mod engine;
 mod request;
+mod show;
 mod time;
 
 use super::gate::Gate;
@@ -15,7 +16,7 @@ use super::operation::Operations;
 use super::phase::{Action, Event, Phase};
 use super::slot::Slot;
 use super::step;
-use super::view::{Code, OperationKind, Outcome, Target, VcpuView, View};
+use super::view::{Code, OperationKind, Outcome, Target, VcpuView};
 use crate::events::News;
 use crate::tally::Tally;
 use crate::vcpu::VcpuRef;
@@ -60,6 +61,8 @@ pub struct Coordinator {
     /// The machine is to stand still, and the time of everything that is under way with it, since then.
     paused: Option<Instant>,
     changed: bool,
+    /// The vCPUs as the last view shows them.
+    shown: Vec<Arc<VcpuView>>,
     tally: Arc<Tally>,
 }
 
@@ -80,6 +83,7 @@ impl Coordinator {
             attempts: 0,
             paused: None,
             changed: true,
+            shown: Vec::new(),
             tally,
         }
     }
@@ -109,6 +113,8 @@ impl Coordinator {
             gate
         };
         self.gates = (0..max).map(gate).collect();
+        // Their gates are others'.
+        self.shown.clear();
         self.desired = boot;
         self.changed = true;
     }
@@ -376,37 +382,6 @@ impl Coordinator {
     /// What has happened since the last time, in order. The view that is taken before shows it.
     pub fn take_news(&mut self) -> Vec<(SystemTime, News)> {
         self.operations.take_news()
-    }
-
-    /// The view, if it has changed since the last time.
-    pub fn take_view(&mut self, machine: Option<&dyn Machinery>) -> Option<View> {
-        let changed = std::mem::take(&mut self.changed);
-        if !(self.operations.take_changed() || changed) {
-            return None;
-        }
-        let vcpu = |(id, slot): (u32, &Slot)| {
-            Arc::new(VcpuView {
-                id,
-                phase: slot.phase.name(),
-                target: slot.target,
-                generation: slot.run,
-                thread: machine.and_then(|machine| machine.thread(id)),
-                last_operation: slot.last_operation,
-                last_plug: slot.last_plug.clone(),
-                last_unplug: slot.last_unplug.clone(),
-                gate: self.gates[id as usize].entrance(),
-            })
-        };
-        Some(View {
-            desired: self.desired,
-            plugged: self.count(|slot| slot.phase.is_plugged()),
-            online: self.count(|slot| slot.phase.is_online()),
-            max: self.count(|_| true),
-            vcpus: (0u32..).zip(&self.slots).map(vcpu).collect(),
-            operations: self.operations.view(),
-            ended: self.operations.ended(),
-            ..View::default()
-        })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::*;
 use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
+use crate::hotplug::view::View;
 use crate::hotplug::view::{OperationId, Outcome, ThreadView};
 use hotvisor_devices::cpu_hotplug::Request as Ask;
 use std::sync::Mutex;

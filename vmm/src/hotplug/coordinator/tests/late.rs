@@ -6,6 +6,7 @@ use crate::hotplug::client::{Refused, Request, Want};
 use crate::hotplug::gate::Binding;
 use crate::hotplug::notifier::Done;
 use crate::hotplug::view::MachineState;
+use crate::hotplug::view::View;
 use hotvisor_devices::cpu_hotplug::Request as Ask;
 use std::sync::Mutex;
 

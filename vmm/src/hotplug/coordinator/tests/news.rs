@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::events::PhaseChange;
+use crate::hotplug::view::View;
 use crate::hotplug::view::{OperationId, OperationView};
 
 /// Knows only what it was told.

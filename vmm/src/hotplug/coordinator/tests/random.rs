@@ -5,6 +5,7 @@ use super::news::Follower;
 use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
 use crate::hotplug::view::ThreadView;
+use crate::hotplug::view::View;
 use hotvisor_devices::cpu_hotplug::{
     CpuHotplug, GuestEject, HotplugSink, Notice, Request as Ask, regs,
 };
@@ -319,6 +320,8 @@ impl World {
             Step::Resume => self.coordinator.resume(Instant::now()),
             Step::Restart => self.restart(),
         }
+        // Once in each turn, of which this is one.
+        self.view();
     }
 
     fn work(&mut self, manner: Manner) {
@@ -399,9 +402,18 @@ impl World {
         self.published.clone()
     }
 
+    /// What is kept of an earlier view is as it would be made now.
+    fn check_kept(&mut self, view: &View) {
+        let vcpus = |view: &View| format!("{:?}", view.vcpus);
+        self.coordinator.forget_shown();
+        let anew = self.coordinator.take_view(Some(&self.board));
+        assert_eq!(Some(vcpus(view)), anew.as_ref().map(vcpus));
+    }
+
     /// At rest, what is said is what there is.
     fn check(&mut self) {
         let view = self.view();
+        self.check_kept(&view);
         self.follower.check(&view);
         for (id, slot) in (0..CPUS).zip(&self.coordinator.slots) {
             let plugged = slot.phase.is_plugged();
