@@ -81,7 +81,7 @@ impl Cpus {
     /// [`Error::Input`] naming the count that does not fit.
     pub fn validate(self) -> Result<()> {
         let Self { boot, max } = self;
-        let asked = format!("--cpus boot={boot},max={max}");
+        let asked = format!("cpus boot={boot},max={max}");
         if boot == 0 {
             return Err(Error::input(
                 asked,
@@ -115,7 +115,7 @@ impl VmConfig {
         let (min, max) = (layout::MIN_MEMORY, layout::MAX_MEMORY);
         if !(min..=max).contains(&self.memory) || !self.memory.is_multiple_of(layout::PAGE) {
             return Err(Error::input(
-                format!("--memory size={}", self.memory),
+                format!("memory size={}", self.memory),
                 "not a size that a machine can have",
                 format!(
                     "ask for {}M to {}G in whole pages of 4K",
@@ -126,7 +126,7 @@ impl VmConfig {
         }
         if self.cmdline.contains('\0') {
             return Err(Error::input(
-                "--cmdline",
+                "cmdline",
                 "a NUL byte in it",
                 "leave the NUL byte out",
             ));

@@ -30,7 +30,7 @@ fn own(fd: &impl AsFd, asked: &str) -> Result<File> {
         Error::input(
             asked,
             e,
-            "leave the standard streams open, or use --serial file=PATH",
+            "leave the standard streams open, or use serial file=PATH",
         )
     })?;
     Ok(File::from(owned))
@@ -41,7 +41,7 @@ fn own(fd: &impl AsFd, asked: &str) -> Result<File> {
 /// # Errors
 /// [`Error::Input`] where there is none.
 pub fn stdin() -> Result<File> {
-    own(&io::stdin(), "--serial tty: standard input")
+    own(&io::stdin(), "serial tty: standard input")
 }
 
 /// Standard output, as [`unblocking`].
@@ -49,7 +49,7 @@ pub fn stdin() -> Result<File> {
 /// # Errors
 /// [`Error::Input`] where there is none.
 pub fn stdout() -> Result<Box<dyn Target>> {
-    unblocking(own(&io::stdout(), "--serial tty: standard output")?)
+    unblocking(own(&io::stdout(), "serial tty: standard output")?)
 }
 
 /// Standard error, as [`unblocking`].

@@ -180,7 +180,7 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     (&["--initramfs", "fifo"], &["not a regular file"]),
     (
         &["--serial", "file=fifo"],
-        &["--serial file=fifo", "No such device"],
+        &["serial file=fifo", "No such device"],
     ),
     (
         &["--serial", "socket=datagrams"],
@@ -188,19 +188,19 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     ),
     (
         &["--initramfs", "nowhere"],
-        &["--initramfs nowhere", "No such file"],
+        &["initramfs nowhere", "No such file"],
     ),
     (
         &["--initramfs", "empty"],
-        &["--initramfs empty", "an empty file"],
+        &["initramfs empty", "an empty file"],
     ),
     (
         &["--initramfs", "folder"],
-        &["--initramfs folder", "not a regular file"],
+        &["initramfs folder", "not a regular file"],
     ),
     (
         &["--initramfs", "big", "--memory", "size=32M"],
-        &["--initramfs big", "40 MiB do not fit", "more memory"],
+        &["initramfs big", "40 MiB do not fit", "more memory"],
     ),
     (
         &["--cpus", "boot=2,max=1"],
@@ -223,7 +223,7 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     (&["--memory", "size="], &["\"\" is not a size"]),
     (
         &["--memory", "size=0"],
-        &["--memory size=0", "not a size that a machine can have"],
+        &["memory size=0", "not a size that a machine can have"],
     ),
     (
         &["--memory", "size=64"],
@@ -238,16 +238,16 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     (&["--memory", "shared=on"], &["\"shared\" is not served"]),
     (
         &["--serial", "file=nowhere/console"],
-        &["--serial file=nowhere/console", "No such file"],
+        &["serial file=nowhere/console", "No such file"],
     ),
     (
         &["--serial", "file=folder"],
-        &["--serial file=folder", "Is a directory"],
+        &["serial file=folder", "Is a directory"],
     ),
     (&["--serial", "file="], &["no path"]),
     (
         &["--serial", "socket=nowhere/console"],
-        &["--serial socket=nowhere/console", "No such"],
+        &["serial socket=nowhere/console", "No such"],
     ),
     (
         &["--serial", "socket=text"],
@@ -283,7 +283,7 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
     // The socket is there when the console is found to be nowhere, and must go with the rest.
     (
         &["--api-socket", "api", "--serial", "file=nowhere/console"],
-        &["--serial file=nowhere/console", "No such file"],
+        &["serial file=nowhere/console", "No such file"],
     ),
     (
         &["--guest-eject", "honor"],
@@ -303,7 +303,7 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
 const KERNELS: &[(&str, &[&str])] = &[
     ("fifo", &["not a regular file"]),
     ("low.elf", &["a part at 0x9f000, below 1 MiB"]),
-    ("nowhere", &["--kernel nowhere", "No such file"]),
+    ("nowhere", &["kernel nowhere", "No such file"]),
     ("folder", &["not a regular file"]),
     ("empty", &["neither a bzImage nor an ELF image"]),
     ("text", &["neither a bzImage nor an ELF image"]),
@@ -330,9 +330,9 @@ fn table(context: &Context) -> Result<()> {
     let too_long: [(&[&str], &[&str]); 2] = [
         (
             &cmdline,
-            &["--cmdline", "2048 bytes, and this kernel takes 2047"],
+            &["cmdline", "2048 bytes, and this kernel takes 2047"],
         ),
-        (&socket, &["--serial socket=y"]),
+        (&socket, &["serial socket=y"]),
     ];
     for (args, expected) in too_long {
         folder.refused(&[&["--kernel", "guest.elf"], args].concat(), expected)?;
@@ -421,5 +421,5 @@ fn no_permission(context: &Context) -> Result<()> {
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
     let mut command = folder.command(&program, &["--kernel", "text"]);
     let output = command.uid(NOBODY).gid(NOBODY).output()?;
-    check(&output, &["--kernel text", "Permission denied"])
+    check(&output, &["kernel text", "Permission denied"])
 }

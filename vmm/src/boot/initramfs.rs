@@ -18,7 +18,7 @@ pub(super) struct Initramfs {
 impl Initramfs {
     /// Opens the file and takes its size.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let asked = format!("--initramfs {}", path.display());
+        let asked = format!("initramfs {}", path.display());
         let (file, len) = open_file(path, &asked, "name a file that exists and may be read")?;
         if len == 0 {
             return Err(Error::input(asked, "an empty file", "name a cpio archive"));
@@ -37,7 +37,7 @@ impl Initramfs {
                     self.len.div_ceil(1 << 20),
                     memory >> 20
                 ),
-                "give the guest more memory with --memory, or use a smaller initramfs",
+                "give the guest more memory, or use a smaller initramfs",
             )),
         }
     }

@@ -74,7 +74,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Input`] for a file that is missing, unreadable, truncated or no kernel that we can boot.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let asked = format!("--kernel {}", path.display());
+        let asked = format!("kernel {}", path.display());
         let (file, len) = open_file(path, &asked, "name a bzImage or an ELF vmlinux")?;
         let mut head = Vec::with_capacity(header::LEN);
         std::io::Read::read_to_end(

@@ -32,7 +32,7 @@ impl BootFiles {
         let limit = kernel.cmdline_max();
         if config.cmdline.len() > limit {
             return Err(Error::input(
-                "--cmdline",
+                "cmdline",
                 format!(
                     "{} bytes, and this kernel takes {limit}",
                     config.cmdline.len()
@@ -63,7 +63,7 @@ impl BootFiles {
         let needed = self.kernel.end();
         if needed > tables {
             return Err(Error::input(
-                format!("--memory size={}M", memory >> 20),
+                format!("memory size={}M", memory >> 20),
                 format!(
                     "the kernel needs memory up to {} MiB",
                     needed.div_ceil(1 << 20)

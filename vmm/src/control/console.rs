@@ -107,7 +107,7 @@ impl Console {
         match config {
             Config::Null | Config::Off => {}
             Config::File(path) => {
-                let asked = format!("--serial file={}", path.display());
+                let asked = format!("serial file={}", path.display());
                 let remedy = "name a file in a folder that exists and may be written";
                 let mut options = OpenOptions::new();
                 let options = options.write(true).create(true).truncate(true);
@@ -115,7 +115,7 @@ impl Console {
                 console.set_output(Box::new(file.map_err(|e| Error::input(asked, e, remedy))?));
             }
             Config::Socket(path) => {
-                let (socket, file) = socket::bind_at("--serial socket=", path)?;
+                let (socket, file) = socket::bind_at("serial socket=", path)?;
                 console.listener = Some(Listener {
                     _file: file,
                     socket: Watched::new(socket, TOKEN_LISTEN),
@@ -126,7 +126,7 @@ impl Console {
                 if terminal && terminal::is_ours() {
                     let raw = terminal::raw_mode();
                     console._raw = Some(raw.map_err(|e| {
-                        Error::input("--serial tty", e, "use a terminal, or --serial file=PATH")
+                        Error::input("serial tty", e, "use a terminal, or serial file=PATH")
                     })?);
                 }
                 // To read from a terminal whose foreground is somebody else's would stop the process.

@@ -25,7 +25,7 @@ pub(super) fn plan(want: &Want, vcpus: &[Standing]) -> Result<Plan, Refused> {
         Want::Count(count) => {
             if !(1..=max).contains(count) {
                 let asked = format!("{count} vCPUs");
-                let remedy = format!("ask for 1 to {max}; `--cpus max=` sets the limit at start");
+                let remedy = format!("ask for 1 to {max}; `max` of cpus sets the limit at start");
                 return Err(Refused::Conflict(Problem::new(asked, possible, remedy)));
             }
             Ok(Plan {

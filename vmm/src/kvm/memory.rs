@@ -47,7 +47,7 @@ impl Mapping {
         match NonNull::new(base) {
             Some(base) if base.as_ptr() != libc::MAP_FAILED => Ok(Self { base, len }),
             _ => Err(Error::input(
-                format!("--memory: {} MiB of address space", len >> 20),
+                format!("memory: {} MiB of address space", len >> 20),
                 std::io::Error::last_os_error(),
                 "ask for less memory, or raise the limit (`ulimit -v`)",
             )),
@@ -104,7 +104,7 @@ impl Ram {
         let mut mappings = Vec::new();
         let mut regions = Vec::new();
         for (start, len) in layout::ram_ranges(bytes) {
-            let asked = || format!("--memory size={bytes}");
+            let asked = || format!("memory size={bytes}");
             let len = usize::try_from(len)
                 .map_err(|e| Error::input(asked(), e, "ask for less memory"))?;
             let mapping = Mapping::new(len)?;
@@ -122,7 +122,7 @@ impl Ram {
             mappings.push(mapping);
         }
         let memory = GuestMemoryMmap::from_regions(regions)
-            .map_err(|e| Error::bug(format!("--memory size={bytes}"), e))?;
+            .map_err(|e| Error::bug(format!("memory size={bytes}"), e))?;
         Ok(Self {
             memory,
             _mappings: mappings,

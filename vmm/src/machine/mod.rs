@@ -157,7 +157,7 @@ pub fn check_limits(kvm: &Kvm, config: &VmConfig) -> Result<()> {
     let limit = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
     if max > limit {
         return Err(Error::input(
-            format!("--cpus boot={},max={max}", config.cpus.boot),
+            format!("cpus boot={},max={max}", config.cpus.boot),
             format!("{max} possible CPUs, and this host's KVM allows {limit}"),
             format!("lower max to {limit}"),
         ));
@@ -169,7 +169,7 @@ pub fn check_limits(kvm: &Kvm, config: &VmConfig) -> Result<()> {
     if end.is_some_and(|end| end > 1 << address_bits) {
         let most = (1u64 << address_bits) - (layout::HIGH_RAM_START - layout::LOW_RAM_END);
         return Err(Error::input(
-            format!("--memory size={}M", config.memory >> 20),
+            format!("memory size={}M", config.memory >> 20),
             format!("this host's CPUs have {address_bits} bits of physical address"),
             format!("ask for {}M at the most", most >> 20),
         ));
