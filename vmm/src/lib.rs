@@ -9,6 +9,7 @@ pub mod control;
 pub mod end;
 pub mod error;
 pub mod events;
+mod heap;
 pub mod hotplug;
 pub mod kvm;
 pub mod machine;

@@ -11,6 +11,7 @@ use super::wishes::{Wish, Wishes};
 use crate::config::{Rules, VmConfig};
 use crate::end::End;
 use crate::error::{Error, Result};
+use crate::heap;
 use crate::hotplug::client::{Call, MachineCall, VcpuCall};
 use crate::hotplug::coordinator::Limits;
 use crate::hotplug::machinery::Message;
@@ -423,6 +424,7 @@ impl MutEventSubscriber for Driver {
                 return self.finish(End::Failed(event_failed(&error)));
             }
         }
+        heap::trim();
         if self.vm.is_none() {
             return info!("waiting for a machine to be created");
         }
