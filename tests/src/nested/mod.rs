@@ -23,7 +23,7 @@ use anyhow::{Context, Result, anyhow};
 
 pub use init::{exit_code, run_if_first_process};
 pub use job::Job;
-pub use peer::peer_qemu_files;
+pub use peer::{peer_files, peer_qemu_files};
 
 use crate::image::Archive;
 use crate::kernels::{Kernel, Unpacked};
@@ -43,7 +43,11 @@ pub enum Clock {
     /// With the host's, on one CPU, or as many as `HOTVISOR_L1_CPUS` says.
     Wall,
     /// One nanosecond for each instruction, on one CPU: times do not depend on the host's load.
-    Instructions,
+    Instructions {
+        /// What random numbers in L1 begin with. They are all that it gets from outside, and with the same ones
+        /// the same job takes the same time to the nanosecond.
+        seed: u64,
+    },
 }
 
 /// Where the program's standard input comes from.

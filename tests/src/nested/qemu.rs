@@ -59,7 +59,7 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
     ]);
     let cpu = match bed.clock {
         Clock::Wall => "max",
-        Clock::Instructions => PAUSE_EXITS,
+        Clock::Instructions { .. } => PAUSE_EXITS,
     };
     command.args(["-machine", "q35", "-cpu", cpu]);
     command.args(["-m", &bed.memory.to_string()]);
@@ -71,14 +71,16 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
             let cpus = std::env::var("HOTVISOR_L1_CPUS").unwrap_or_else(|_| "1".to_owned());
             command.args(["-accel", "tcg,thread=multi", "-smp", &cpus])
         }
-        Clock::Instructions => {
+        Clock::Instructions { seed } => {
             command.args(["-accel", "tcg,thread=single", "-smp", "1"]);
             command.args([
                 "-icount",
                 "shift=0,sleep=off",
                 "-rtc",
                 "base=2026-01-01,clock=vm",
-            ])
+            ]);
+            // RDRAND, and the seeds that the firmware hands to L1: of its hashes, names, delays.
+            command.args(["-seed", &seed.to_string()])
         }
     };
     command

@@ -17,6 +17,8 @@ pub enum Vmm {
     Hotvisor,
     /// Debian's QEMU, to compare with.
     PeerQemu,
+    /// Cloud Hypervisor, to compare with.
+    CloudHypervisor,
 }
 
 /// A VM to be started.
@@ -43,6 +45,12 @@ impl Vm {
     #[must_use]
     pub fn hotvisor(program: impl Into<PathBuf>) -> Builder {
         Builder::new(Vmm::Hotvisor, program.into())
+    }
+
+    /// A VM under Cloud Hypervisor, or whatever takes its options, by the name of its executable.
+    #[must_use]
+    pub fn cloud_hypervisor(program: impl Into<PathBuf>) -> Builder {
+        Builder::new(Vmm::CloudHypervisor, program.into())
     }
 
     /// A VM under Debian's QEMU with KVM.
@@ -171,6 +179,8 @@ impl Builder {
         let flag = match self.vmm {
             Vmm::Hotvisor => "--no-reboot",
             Vmm::PeerQemu => "-no-reboot",
+            // It has no such option: it restarts.
+            Vmm::CloudHypervisor => return self,
         };
         self.arg(flag)
     }
@@ -184,6 +194,7 @@ impl Builder {
         let mut command = match self.vmm {
             Vmm::Hotvisor => self.hotvisor(folder.path()),
             Vmm::PeerQemu => self.qemu(folder.path()),
+            Vmm::CloudHypervisor => self.cloud_hypervisor(folder.path()),
         };
         command
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -227,6 +238,15 @@ impl Builder {
         command
     }
 
+    /// Its options are Hotvisor's, without a subcommand.
+    fn cloud_hypervisor(&self, folder: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        self.describe(&mut command);
+        command.arg("--api-socket").arg(api_socket(folder));
+        command.args(&self.args);
+        command
+    }
+
     /// What Hotvisor's machine is to be.
     fn describe(&self, command: &mut Command) {
         command.arg("--kernel").arg(&self.kernel);
@@ -245,6 +265,8 @@ impl Builder {
     fn qemu(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["-no-user-config", "-nodefaults", "-display", "none"]);
+        // Names its threads by what they do.
+        command.args(["-name", "guest,debug-threads=on"]);
         command.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host"]);
         command.args([
             "-smp",

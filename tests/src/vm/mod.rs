@@ -223,13 +223,17 @@ impl Vm {
         kill(pid, signal).with_context(|| format!("cannot send {signal} to the VMM"))
     }
 
-    /// Presses the power button: SIGTERM for Hotvisor, its monitor's command for QEMU.
+    /// Presses the power button: SIGTERM for Hotvisor, its monitor's command for QEMU, a request for Cloud Hypervisor.
     ///
     /// # Errors
     /// The VMM cannot be told.
     pub fn press_power_button(&self) -> Result<()> {
         match self.vmm {
             Vmm::Hotvisor => self.signal(Signal::SIGTERM),
+            Vmm::CloudHypervisor => match self.api().act("/api/v1/vm.power-button")? {
+                Answer { status: 204, .. } => Ok(()),
+                answer => Err(self.evidence(format!("the power button: {answer:?}"))),
+            },
             Vmm::PeerQemu => self.monitor("system_powerdown"),
         }
     }

@@ -118,21 +118,27 @@ impl Qmp {
         self.execute("device_add", &arguments).map(drop)
     }
 
-    /// Asks for a CPU back, and waits until it is gone.
+    /// Asks for CPUs back, and returns when it was read that the last of them is gone.
     ///
     /// # Errors
-    /// QEMU refuses, or the guest does not let go of it in time.
-    pub fn unplug(&mut self, name: &str) -> Result<Event> {
-        self.execute("device_del", &json!({ "id": name }))?;
-        let end = Instant::now() + SOON;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let event = self.wait_for("DEVICE_DELETED", left)?;
-            // What has no name is a part of what has one.
-            if event.data["device"] == name {
-                return Ok(event);
-            }
+    /// QEMU refuses, or the guest does not let go of one in time.
+    pub fn unplug(&mut self, names: &[String], deadline: Duration) -> Result<Instant> {
+        let end = Instant::now() + deadline;
+        let mut last = Instant::now();
+        for name in names {
+            self.execute("device_del", &json!({ "id": name }))?;
         }
+        let mut left: Vec<&String> = names.iter().collect();
+        while !left.is_empty() {
+            let event = self.wait_for(
+                "DEVICE_DELETED",
+                end.saturating_duration_since(Instant::now()),
+            )?;
+            // What has no name is a part of what has one.
+            left.retain(|name| event.data["device"] != **name);
+            last = event.at;
+        }
+        Ok(last)
     }
 
     fn keep(&mut self, message: Value) {
@@ -204,11 +210,13 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut requests = BufReader::new(stream.try_clone().unwrap()).lines();
             stream.write_all(b"{\"QMP\": {}}\r\n").unwrap();
-            let answers: [&[&str]; 2] = [
+            let answers: [&[&str]; 3] = [
+                &["{\"return\": {}}\r\n"],
                 &["{\"return\": {}}\r\n"],
                 &[
                     "{\"event\": \"OTHER\"}\r\n{\"return\"",
                     ": {}}\r\n{\"event\": \"DEVICE_DELETED\", \"data\": {\"path\": \"/x\"}}\r\n",
+                    "{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"d\"}}\r\n",
                     "{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"c\"}}\r\n",
                 ],
             ];
@@ -220,7 +228,9 @@ mod tests {
             }
         });
         let mut qmp = Qmp::connect(&socket).unwrap();
-        assert_eq!(qmp.unplug("c").unwrap().data["device"], "c");
+        let names = ["c", "d"].map(str::to_owned);
+        let asked = Instant::now();
+        assert!(qmp.unplug(&names, SOON).unwrap() >= asked);
         server.join().unwrap();
         assert!(qmp.execute("anything", &json!({})).is_err());
     }

@@ -1,7 +1,7 @@
 //! `cargo testbed`: the test bed at the command line.
 
+mod bench;
 mod demo;
-mod figures;
 mod inner;
 mod picture;
 mod progress;
@@ -30,8 +30,8 @@ enum Action {
     Test(test::Args),
     /// Open a shell where Hotvisor, kernels and guest images are at hand.
     Shell(shell::Args),
-    /// Measure Hotvisor beside Debian's QEMU and print a table.
-    Figures(figures::Args),
+    /// Measure Hotvisor beside Debian's QEMU and others, and print tables.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Action::Demo(args) => demo::run(&args),
         Action::Test(args) => test::run(&args),
         Action::Shell(args) => shell::run(&args),
-        Action::Figures(args) => figures::run(&args),
+        Action::Bench(args) => bench::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Run this line instead of an interactive shell.
     #[arg(short = 'c', value_name = "LINE")]
     line: Option<String>,
-    /// Let time pass with the instructions executed, as `figures` does, on one CPU.
+    /// Let time pass with the instructions executed, as `bench` does, on one CPU.
     #[arg(long)]
     instructions: bool,
 }
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("{}\n`exit` ends the shell", hint(IN_L1));
     }
     let clock = if args.instructions {
-        Clock::Instructions
+        Clock::Instructions { seed: 1 }
     } else {
         Clock::Wall
     };

@@ -1,12 +1,12 @@
 //! Many cycles of plug and unplug on one Linux guest under Hotvisor, in which nothing may grow.
 
 use anyhow::{Result, ensure};
-use hotvisor_tests::artifacts::Artifacts;
-use hotvisor_tests::vm::{Footprint, SOON, Vm};
+use hotvisor_tests::vm::{Footprint, Vm};
 use serde::{Deserialize, Serialize};
 
-use super::MEMORY;
-use super::cycles::{self, REPORT, Way};
+use super::machine::Machine;
+use super::results::{Guest, Peer};
+use super::{Bench, MEMORY};
 use crate::progress::Step;
 
 /// Cycles before the first look, so that what is made once is there, and the lists of the latest operations, 256,
@@ -45,10 +45,11 @@ impl Sample {
 }
 
 /// In L1: measures.
-pub(super) fn measure(artifacts: &Artifacts, number: u32) -> Result<Samples> {
-    let (vm, mut way) = cycles::boot(true, artifacts, REPORT)?;
-    cycle(&vm, &mut way, WARM_UP)?;
-    let before = Sample::take(&vm)?;
+pub(super) fn measure(bench: &Bench<'_>, number: u32) -> Result<Samples> {
+    let plan = bench.plan(Peer::Hotvisor, Guest::Plain, 1, bench.max);
+    let mut machine = Machine::boot(&plan)?;
+    cycle(&mut machine, WARM_UP)?;
+    let before = Sample::take(&machine.vm)?;
     let mut done = 0;
     while done < number {
         let step = STEP.min(number - done);
@@ -57,12 +58,11 @@ pub(super) fn measure(artifacts: &Artifacts, number: u32) -> Result<Samples> {
             done + 1,
             done + step
         ));
-        cycle(&vm, &mut way, step)?;
+        cycle(&mut machine, step)?;
         done += step;
     }
-    let after = Sample::take(&vm)?;
-    vm.sh_last("poweroff -f")?;
-    vm.wait_success(SOON)?;
+    let after = Sample::take(&machine.vm)?;
+    machine.end()?;
     Ok(Samples {
         cycles: number,
         before,
@@ -70,10 +70,10 @@ pub(super) fn measure(artifacts: &Artifacts, number: u32) -> Result<Samples> {
     })
 }
 
-fn cycle(vm: &Vm, way: &mut Way, number: u32) -> Result<()> {
+fn cycle(machine: &mut Machine, number: u32) -> Result<()> {
     for _ in 0..number {
-        way.plug(vm)?;
-        way.unplug(vm)?;
+        machine.plug(&[1])?;
+        machine.unplug(&[1])?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use hotvisor_tests::vm::{SOON, Vm};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::{Value, json};
 
-use super::median;
+use super::stats::Stats;
 use crate::progress::Step;
 
 /// The guest as a file to boot.
@@ -142,9 +142,14 @@ fn added(vm: &Vm, unplugs: u32) -> Result<Added> {
         ensure!(answer.body["state"] == "succeeded", "{answer:?}");
     }
     Ok(Added {
-        own: median(own.into_iter())?,
-        api: median(rest.into_iter())?,
+        own: median(&own)?,
+        api: median(&rest)?,
     })
+}
+
+fn median(values: &[f64]) -> Result<f64> {
+    let stats = Stats::of(values).context("nothing was measured")?;
+    Ok(stats.percentile(50))
 }
 
 /// Milliseconds from an operation's acceptance to its end.
@@ -174,13 +179,12 @@ fn load(vm: &Vm, period: Duration) -> Result<Load> {
         Ok::<_, anyhow::Error>((times?, changes))
     })?;
     let seconds = LENGTH.as_secs_f64();
-    let mut sorted: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
-    sorted.sort_by(f64::total_cmp);
-    let p99 = sorted.get(sorted.len() * 99 / 100).copied();
+    let times: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    let stats = Stats::of(&times).context("nothing was answered")?;
     Ok(Load {
-        median: median(sorted.iter().copied())?,
-        p99: p99.context("nothing was answered")?,
-        answers: f64::from(u32::try_from(sorted.len())?) / seconds,
+        median: stats.percentile(50),
+        p99: stats.percentile(99),
+        answers: f64::from(u32::try_from(stats.count())?) / seconds,
         changes: f64::from(changes) / seconds,
     })
 }

@@ -1,0 +1,106 @@
+//! Whether two runs agree.
+
+use std::fmt;
+
+use super::results::{Key, Results, Time};
+use super::stats::Stats;
+use super::table;
+
+/// By how much of the earlier one two typical values may differ.
+const TOLERANCE: f64 = 0.02;
+/// Differences of so little are none, whatever they are a part of: microseconds in a time of milliseconds.
+const SMALLEST: f64 = 0.005;
+
+/// What differs between two runs.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    compared: usize,
+    /// Series, with the typical values of both.
+    apart: Vec<(Key, f64, f64)>,
+}
+
+/// Compares what both have.
+pub(super) fn compare(earlier: &Results, later: &Results) -> Comparison {
+    let mut comparison = Comparison::default();
+    for series in &later.series {
+        let stats = (earlier.get(&series.key).and_then(Stats::of)).zip(Stats::of(&series.values));
+        let Some((old, new)) = stats else { continue };
+        let (old, new) = (old.typical(), new.typical());
+        comparison.compared += 1;
+        if (new - old).abs() > SMALLEST.max(old.abs() * TOLERANCE) {
+            comparison.apart.push((series.key.clone(), old, new));
+        }
+    }
+    comparison
+}
+
+impl Comparison {
+    /// Whether the values of the clock that repeats are the same, of which there must be some.
+    pub(super) fn agrees(&self) -> bool {
+        let repeats = |(key, _, _): &(Key, f64, f64)| key.time == Time::Instructions;
+        self.compared > 0 && !self.apart.iter().any(repeats)
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (apart, compared) = (self.apart.len(), self.compared);
+        writeln!(
+            f,
+            "{apart} of {compared} typical values differ by more than {} %",
+            TOLERANCE * 100.0
+        )?;
+        for (key, old, new) in &self.apart {
+            let by = (new / old - 1.0) * 100.0;
+            writeln!(
+                f,
+                "  {}: {old:.3}, now {new:.3} ({by:+.1} %)",
+                table::name(key)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::key;
+    use super::super::results::{Change, Peer, What};
+    use super::*;
+
+    fn results(time: Time, value: f64) -> Results {
+        let mut results = Results::new(1);
+        let key = Key {
+            time,
+            ..key(Peer::Qemu, What::Change(Change::Unplug))
+        };
+        results.add(key, value);
+        results
+    }
+
+    #[test]
+    fn two_hundredths_are_allowed_and_not_more() {
+        let old = results(Time::Instructions, 10.0);
+        assert!(compare(&old, &results(Time::Instructions, 10.19)).agrees());
+        let apart = compare(&old, &results(Time::Instructions, 9.7));
+        assert!(!apart.agrees());
+        let text = apart.to_string();
+        assert!(
+            text.contains("1 of 1") && text.contains("(-3.0 %)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_wall_clock_is_shown_and_not_held_to_it() {
+        let old = results(Time::Wall, 10.0);
+        let apart = compare(&old, &results(Time::Wall, 20.0));
+        assert!(apart.agrees() && apart.apart.len() == 1);
+    }
+
+    #[test]
+    fn nothing_in_common_is_no_agreement() {
+        let found = compare(&results(Time::Wall, 1.0), &results(Time::Instructions, 1.0));
+        assert!(!found.agrees());
+    }
+}

@@ -1,0 +1,70 @@
+//! Several vCPUs plugged at once, and unplugged at once.
+
+use anyhow::Result;
+
+use super::Bench;
+use super::machine::{Machine, drift};
+use super::results::{Absent, Change, Guest, Key, Results, What};
+use super::results::{Peer, Time};
+use crate::progress::Step;
+
+/// How many change at once.
+pub(super) const NUMBERS: [u32; 3] = [1, 7, 31];
+/// The most that guests bear whose clock counts instructions: with more busy vCPUs on one emulated CPU they come to
+/// a stand, because each waits for the others with a timer of its own.
+const MOST_BY_INSTRUCTIONS: u32 = 7;
+/// How often.
+const ROUNDS: u32 = 5;
+
+/// In L1: measures.
+pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
+    for number in NUMBERS {
+        for &peer in &bench.peers {
+            if bench.time == Time::Instructions && number > MOST_BY_INSTRUCTIONS {
+                results.absent.push(absent(bench, peer, number));
+                continue;
+            }
+            let _step = Step::begin(&format!("{peer}: {number} at once"));
+            one(bench, peer, number, results)?;
+        }
+    }
+    Ok(())
+}
+
+fn absent(bench: &Bench<'_>, peer: Peer, number: u32) -> Absent {
+    Absent {
+        peer,
+        time: bench.time,
+        max: number + 1,
+        vcpus: number,
+        why: "n/a: so many busy vCPUs come to a stand where the clock counts instructions"
+            .to_owned(),
+    }
+}
+
+fn one(bench: &Bench<'_>, peer: Peer, number: u32, results: &mut Results) -> Result<()> {
+    let guest = Guest::Expedited;
+    let mut machine = Machine::boot(&bench.plan(peer, guest, 1, number + 1))?;
+    let vcpus: Vec<u32> = (1..=number).collect();
+    let key = |change| Key {
+        time: bench.time,
+        what: What::Change(change),
+        guest,
+        max: number + 1,
+        vcpus: number,
+        peer,
+    };
+    for round in 0..ROUNDS {
+        let plug = match round {
+            0 => Change::Plug,
+            _ => Change::Replug,
+        };
+        drift(2 * round);
+        results.add(key(plug), machine.plug(&vcpus)?);
+        machine.settle()?;
+        drift(2 * round + 1);
+        results.add(key(Change::Unplug), machine.unplug(&vcpus)?);
+        machine.settle()?;
+    }
+    machine.end()
+}

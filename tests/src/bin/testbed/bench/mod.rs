@@ -1,0 +1,286 @@
+//! `cargo testbed bench`: Hotvisor beside its peers, and the tables and the picture of the README.
+
+mod api;
+mod check;
+mod cycle;
+mod endurance;
+mod machine;
+mod many;
+mod results;
+mod sizes;
+mod stats;
+mod sweep;
+mod table;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use hotvisor_tests::artifacts::{Artifacts, Image};
+use hotvisor_tests::host;
+use hotvisor_tests::kernels::Kernel;
+use hotvisor_tests::nested::{Clock, Input, Job, peer_files};
+use hotvisor_tests::vm::Vm;
+
+use crate::inner::{self, Need};
+use crate::picture;
+use crate::progress::Step;
+use machine::Plan;
+use results::{Guest, Peer, Results, Time};
+
+/// The guest's memory in MiB.
+const MEMORY: u32 = 512;
+const KERNEL: Kernel = Kernel::V6_1Cloud;
+/// Where the samples lie in L1.
+const SAMPLES: &str = "/tmp/samples.json";
+
+/// What is measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Boots, and one vCPU plugged, unplugged and plugged again, of 8: times, the guest kernel's own part, exits.
+    Cycles,
+    /// The same where there can be 8, 64, 255 and 512 vCPUs.
+    Max,
+    /// 1, 7 and 31 vCPUs at once.
+    Many,
+    /// Memory and threads of the VMM.
+    Sizes,
+    /// What Hotvisor's API costs, on this machine's own KVM.
+    Api,
+    /// Many cycles on one guest under Hotvisor: nothing may grow.
+    Endurance,
+}
+
+impl Part {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// Measures Hotvisor beside Debian's QEMU, and `cloud-hypervisor` where that is on PATH: the same kernel, initramfs
+/// and command line, in turn, in the emulated machine of the test bed.
+///
+/// With the clock `instructions` that machine counts one nanosecond for each instruction, has one CPU, and gets
+/// nothing from outside, so that a run repeats exactly, whatever else the host does; another `--seed` has other random
+/// numbers in it, and shows how much the figures depend on them. With `wall` time passes as it does, exits cost
+/// what emulating them costs, and the host's load shows.
+///
+/// Prints tables: of each time the typical value (the mean of the middle half of the samples), the percentiles 50,
+/// 90 and 99, the ratio of Hotvisor to each peer, and what the guest's kernel needed of the same operations,
+/// noted by probes on cpu_device_up and cpu_device_down, below which no VMM can come.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure; without any: cycles, max, many and sizes.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// How time passes; without it both, one after the other.
+    #[arg(long, value_enum)]
+    clock: Option<Time>,
+    /// How many guests each VMM boots for the cycles of each kind of guest.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..))]
+    turns: u32,
+    /// How often a vCPU comes and goes in each of these; 10, or 1000 for the endurance, 500 for the API.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    cycles: Option<u32>,
+    /// What the random numbers in the emulated machine begin with.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Writes all samples to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Measures nothing, and shows what `--json` wrote: its tables.
+    #[arg(long, conflicts_with_all = ["json", "clock", "parts"])]
+    from: Option<PathBuf>,
+    /// Compares with what `--json` wrote earlier: says which typical values differ by more than 2 %, and ends with 1
+    /// if one of the instruction clock does. With `--from` two files are compared.
+    #[arg(long)]
+    check: Option<PathBuf>,
+    /// Of the API: has its threads and its clients run ahead of whatever else this machine does, where the clients
+    /// take their time. Only root may.
+    #[arg(long)]
+    ahead: bool,
+    /// In L1: the VMMs that are there.
+    #[arg(long, value_enum, hide = true)]
+    peer: Vec<Peer>,
+}
+
+/// What the parts have in common, in L1.
+struct Bench<'a> {
+    artifacts: &'a Artifacts,
+    peers: Vec<Peer>,
+    time: Time,
+    turns: u32,
+    cycles: u32,
+    max: u32,
+}
+
+impl<'a> Bench<'a> {
+    fn plan(&self, peer: Peer, guest: Guest, boot: u32, max: u32) -> Plan<'a> {
+        Plan {
+            peer,
+            artifacts: self.artifacts,
+            guest,
+            boot,
+            max,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if Job::is_running() {
+        inside(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let results = match &args.from {
+        Some(path) => Results::read(path)?,
+        None => match outside(args)? {
+            Some(results) => results,
+            None => return Ok(ExitCode::SUCCESS),
+        },
+    };
+    if let Some(path) = &args.json {
+        results.write(path)?;
+    }
+    println!("{}", table::of(&results));
+    let Some(path) = &args.check else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let found = check::compare(&Results::read(path)?, &results);
+    print!("{found}");
+    Ok(match found.agrees() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// In L1: measures, and leaves the results where they are looked for.
+fn inside(args: &Args) -> Result<()> {
+    let artifacts = &Artifacts::open()?;
+    let bench = Bench {
+        artifacts,
+        peers: args.peer.clone(),
+        time: args.clock.context("no clock was named")?,
+        turns: args.turns,
+        cycles: args.cycles.unwrap_or(10),
+        max: 8,
+    };
+    let mut results = Results::new(args.seed);
+    for &peer in &bench.peers {
+        results.versions.insert(peer, peer.version(artifacts)?);
+    }
+    for part in &args.parts {
+        match part {
+            Part::Cycles => cycle::measure(&bench, &mut results)?,
+            Part::Max => sweep::measure(&bench, &mut results)?,
+            Part::Many => many::measure(&bench, &mut results)?,
+            Part::Sizes => sizes::measure(&bench, &mut results)?,
+            Part::Endurance => {
+                let samples = endurance::measure(&bench, args.cycles.unwrap_or(1000))?;
+                println!("{}", endurance::table(&samples)?);
+            }
+            Part::Api => bail!("the API is measured outside"),
+        }
+    }
+    results.write(SAMPLES.as_ref())
+}
+
+/// Measures what the options name; nothing comes back where only tables were printed.
+fn outside(args: &Args) -> Result<Option<Results>> {
+    let parts = match args.parts.as_slice() {
+        [] => &[Part::Cycles, Part::Max, Part::Many, Part::Sizes],
+        some => some,
+    };
+    if parts.contains(&Part::Api) {
+        // Needs no L1, and no kernel for it.
+        println!("{}", api::table(args.cycles.unwrap_or(500), args.ahead)?);
+    }
+    let on = |time: Time| {
+        let here = |part: &Part| match part {
+            Part::Api => false,
+            // No times, and this bed is the faster one.
+            Part::Sizes | Part::Endurance => time == Time::Wall,
+            _ => args.clock.is_none_or(|clock| clock == time),
+        };
+        parts.iter().copied().filter(here).collect::<Vec<Part>>()
+    };
+    let runs = [Time::Instructions, Time::Wall].map(|time| (time, on(time)));
+    if runs.iter().all(|(_, parts)| parts.is_empty()) {
+        return Ok(None);
+    }
+    host::ensure(host::BED)?;
+    let artifacts = {
+        let _step = Step::begin("building Hotvisor, fetching a Debian kernel");
+        Artifacts::prepare(&[Image::BzImage(KERNEL)])?
+    };
+    let mut results = Results::new(args.seed);
+    KERNEL.fetch()?.release().clone_into(&mut results.kernel);
+    for (time, parts) in runs {
+        if !parts.is_empty() {
+            results.merge(in_bed(args, &artifacts, time, &parts)?);
+        }
+    }
+    Ok((!results.series.is_empty()).then_some(results))
+}
+
+/// Boots L1 and measures there.
+fn in_bed(args: &Args, artifacts: &Artifacts, time: Time, parts: &[Part]) -> Result<Results> {
+    let mut peers = vec![Peer::Hotvisor, Peer::Qemu];
+    let mut programs = vec![Peer::Qemu.program()];
+    if on_path(Peer::CloudHypervisor.program()) {
+        peers.push(Peer::CloudHypervisor);
+        programs.push(Peer::CloudHypervisor.program());
+    }
+    let mut options = vec!["bench".to_owned(), "--clock".to_owned()];
+    options.push(match time {
+        Time::Instructions => "instructions".to_owned(),
+        Time::Wall => "wall".to_owned(),
+    });
+    options.push(format!("--turns={}", args.turns));
+    options.push(format!("--seed={}", args.seed));
+    options.extend(args.cycles.map(|cycles| format!("--cycles={cycles}")));
+    for peer in peers {
+        let name = peer.to_possible_value().context("a VMM without a name")?;
+        options.push(format!("--peer={}", name.get_name()));
+    }
+    options.extend(parts.iter().map(|part| part.name()));
+    let mut job = inner::this_program(options)?;
+    job.collect.push(SAMPLES.to_owned());
+    let need = Need {
+        artifacts,
+        images: &[Image::BzImage(KERNEL)],
+        files: peer_files(&programs)?,
+        clock: match time {
+            Time::Instructions => Clock::Instructions { seed: args.seed },
+            Time::Wall => Clock::Wall,
+        },
+        input: Input::Nothing,
+    };
+    let outcome = inner::run(job, need)?;
+    ensure!(
+        outcome.status == 0,
+        "measuring ended with code {}",
+        outcome.status
+    );
+    let (_, bytes) = outcome.files.first().context("no samples came back")?;
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// The phases of a vCPU's last change under Hotvisor, with their milliseconds.
+fn phases(vm: &Vm, vcpu: u32, unplug: bool) -> Result<Vec<(String, f64)>> {
+    let vcpu = vm.api().get(&format!("/api/v1/vcpus/{vcpu}"))?.body;
+    let of = if unplug { "unplug" } else { "plug" };
+    let phases = picture::phases(&vcpu["timeline"][of])?.into_iter();
+    Ok(phases
+        .map(|(name, us)| (name.to_owned(), us as f64 / 1000.0))
+        .collect())
+}

@@ -1,0 +1,36 @@
+//! How the cost of one vCPU grows with how many there could be.
+
+use anyhow::Result;
+
+use super::Bench;
+use super::cycle::Turn;
+use super::results::{Absent, Guest, Results};
+use crate::progress::Step;
+
+/// How many vCPUs there can be.
+pub(super) const MOST: [u32; 4] = [8, 64, 255, 512];
+/// Cycles at each, of new vCPUs and of one again.
+const CYCLES: u32 = 4;
+
+/// In L1: one guest under each VMM for each size. It has expedited grace periods: what ticks add does not depend on
+/// the size.
+pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
+    for (turn, max) in (0..).zip(MOST) {
+        for &peer in &bench.peers {
+            if let Some(why) = peer.refuses(max) {
+                results.absent.push(Absent {
+                    peer,
+                    time: bench.time,
+                    max,
+                    vcpus: 0,
+                    why: why.to_owned(),
+                });
+                continue;
+            }
+            let _step = Step::begin(&format!("{peer}: {max} possible vCPUs"));
+            let plan = bench.plan(peer, Guest::Expedited, 1, max);
+            Turn::begin(bench, &plan, turn, results)?.run(CYCLES, true)?;
+        }
+    }
+    Ok(())
+}
