@@ -200,7 +200,6 @@ impl Driver {
             }
             Action::Restart(start) => self.restart(start),
             Action::Stopped(rest) => self.stopped(rest, ops),
-            Action::Forget => self.stopped(Rest::Vacant, ops),
             Action::Finish(end) => self.finish(end),
         }
     }

@@ -169,8 +169,6 @@ pub(super) enum Action {
     Create,
     /// Make it and let it run, and answer who asked.
     Boot,
-    /// Forget it, and answer who asked.
-    Forget,
     /// It has stopped. Let go of it and keep its description, or not that either.
     Stopped(Rest),
     /// There is nothing to do: say yes to who asked.

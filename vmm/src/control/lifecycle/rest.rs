@@ -17,7 +17,7 @@ pub(super) fn created(event: &Event) -> (Phase, Action) {
     match event {
         Event::Create => (Phase::Created, Action::Refuse(No::Created)),
         Event::Boot => (Phase::started(), Action::Boot),
-        Event::Delete => (Phase::Vacant, Action::Forget),
+        Event::Delete => (Phase::Vacant, Action::Stopped(Rest::Vacant)),
         Event::NotDone => (Phase::Vacant, Action::Nothing),
         event => at_rest(Phase::Created, No::Stopped, event),
     }

@@ -127,7 +127,6 @@ impl World {
                     self.wishes.paused();
                 }
             }
-            Action::Forget => self.wishes.stopped(Rest::Vacant),
             Action::Stopped(rest) => {
                 assert_eq!(self.threads, BTreeSet::new());
                 self.wishes.stopped(rest);

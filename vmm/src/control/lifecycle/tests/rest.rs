@@ -40,7 +40,7 @@ fn from_nothing_to_nothing() {
     assert!(matches!(play.vcpus_end(2), Action::Stopped(Rest::Vacant)));
     assert_eq!(state(&play), MachineState::None);
     let _ = play.event(Event::Create);
-    assert!(matches!(play.event(Event::Delete), Action::Forget));
+    assert!(matches!(play.event(Event::Delete), Action::Stopped(Rest::Vacant)));
     assert!(matches!(play.event(Event::Delete), Action::Agree));
 }
 
