@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::kernels::Kernel;
-use crate::{image, paths, process};
+use crate::{host, image, paths, process};
 
 /// Names the directory, inside L1.
 const VARIABLE: &str = "HOTVISOR_ARTIFACTS";
@@ -17,7 +17,7 @@ const VARIABLE: &str = "HOTVISOR_ARTIFACTS";
 /// Where the directory is in L1.
 pub const IN_L1: &str = "/artifacts";
 
-/// A kernel in one of its two forms. Each brings the guest image that goes with it.
+/// A kernel in one of its two forms, and the guest image that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Image {
     /// The bzImage that Debian ships.
@@ -25,6 +25,8 @@ pub enum Image {
     /// The ELF file in it, which is entered through PVH. It is large, and L1 takes its time to
     /// unpack it.
     Vmlinux(Kernel),
+    /// The bzImage, and the guest image that has loads in it. That one is large too.
+    Loaded(Kernel),
 }
 
 impl Image {
@@ -32,7 +34,7 @@ impl Image {
     #[must_use]
     pub fn kernel(self) -> Kernel {
         match self {
-            Self::BzImage(kernel) | Self::Vmlinux(kernel) => kernel,
+            Self::BzImage(kernel) | Self::Vmlinux(kernel) | Self::Loaded(kernel) => kernel,
         }
     }
 
@@ -79,8 +81,14 @@ impl Artifacts {
         let unpacked = kernel.fetch()?;
         fs::create_dir_all(self.dir.join(kernel.name()))?;
         match image {
-            Image::BzImage(_) => copy(&unpacked.bzimage(), &self.bzimage(kernel))?,
+            Image::BzImage(_) | Image::Loaded(_) => {
+                copy(&unpacked.bzimage(), &self.bzimage(kernel))?;
+            }
             Image::Vmlinux(_) => copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?,
+        }
+        if let Image::Loaded(_) = image {
+            host::ensure(host::LOADS)?;
+            return image::loaded(&unpacked, &self.loaded(kernel));
         }
         image::guest(&unpacked, &self.initramfs(kernel))
     }
@@ -128,16 +136,25 @@ impl Artifacts {
         self.dir.join(kernel.name()).join("initramfs")
     }
 
+    /// The guest image for a kernel that has loads in it.
+    #[must_use]
+    pub fn loaded(&self, kernel: Kernel) -> PathBuf {
+        self.dir.join(kernel.name()).join("loaded")
+    }
+
     /// The VMM and the files for these kernels, each with its place in L1.
     #[must_use]
     pub fn for_l1(&self, images: &[Image]) -> Vec<(PathBuf, String)> {
         let mut files = vec![self.hotvisor()];
         for &image in images {
             files.push(match image {
-                Image::BzImage(kernel) => self.bzimage(kernel),
+                Image::BzImage(kernel) | Image::Loaded(kernel) => self.bzimage(kernel),
                 Image::Vmlinux(kernel) => self.vmlinux(kernel),
             });
-            files.push(self.initramfs(image.kernel()));
+            files.push(match image {
+                Image::Loaded(kernel) => self.loaded(kernel),
+                Image::BzImage(kernel) | Image::Vmlinux(kernel) => self.initramfs(kernel),
+            });
         }
         files
             .into_iter()

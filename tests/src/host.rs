@@ -18,6 +18,9 @@ pub const BED: &[&str] = &[
     "acpica-tools",
 ];
 
+/// What the guests' image with loads has in it, beside the kernel's own test.
+pub const LOADS: &[&str] = &["stress-ng", "bash"];
+
 /// What the bare-metal test guest is built with.
 pub const BAREMETAL: &[&str] = &["gcc", "binutils"];
 

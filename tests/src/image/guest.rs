@@ -1,12 +1,13 @@
 //! The image that guests under test boot: busybox, an init script, a program that changes how
-//! processes are scheduled, and the modules for the power button.
+//! processes are scheduled, and the modules for the power button; and a larger one with what keeps a guest at work.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::Archive;
-use crate::{kernels::Unpacked, paths};
+use crate::kernels::{self, Unpacked};
+use crate::{nested, paths};
 
 const INIT: &[u8] = include_bytes!("../../../resources/guest/init");
 
@@ -17,11 +18,45 @@ const SCHEDULE: &[u8] = include_bytes!(env!("HOTVISOR_GUEST_SCHEDULE"));
 /// `button` makes an input device of ACPI's power button, `evdev` lets the init script read it.
 const MODULES: &[&str] = &["button", "evdev"];
 
+/// Keeps a guest at work, by the name of a load.
+const LOAD: &[u8] = include_bytes!("../../../resources/guest/load");
+
+/// What the loads need: a swap device, whose way to compress is not always built in.
+const LOAD_MODULES: &[&str] = &["zram", "lzo-rle"];
+
+/// The host's programs that loads consist of, and where they lie in the guest.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("/usr/bin/stress-ng", "bin/stress-ng"),
+    ("/bin/bash", "bin/bash"),
+];
+
 /// Writes the guest's initial RAM file system for one kernel.
 ///
 /// # Errors
 /// The kernel lacks a module, busybox is missing, or the file cannot be written.
 pub fn guest(kernel: &Unpacked, path: &Path) -> Result<()> {
+    write(&small(kernel, &[])?, kernel, path)
+}
+
+/// As [`guest`], with all that the loads need, which is fifteen times as much.
+///
+/// # Errors
+/// As [`guest`], or a program or the kernel's own test is missing.
+pub fn loaded(kernel: &Unpacked, path: &Path) -> Result<()> {
+    let mut archive = small(kernel, LOAD_MODULES)?;
+    archive.bytes("bin/load", 0o755, LOAD);
+    for &(program, place) in PROGRAMS {
+        archive.host_file(place, 0o755, program);
+        for (library, place) in nested::shared_libraries(Path::new(program))? {
+            archive.host_file(&place, 0o755, library);
+        }
+    }
+    let test = "usr/lib/selftests/cpu-on-off-test.sh";
+    archive.host_file(test, 0o755, kernels::cpu_on_off()?);
+    write(&archive, kernel, path)
+}
+
+fn small(kernel: &Unpacked, more: &[&str]) -> Result<Archive> {
     let mut archive = Archive::new();
     archive.bytes("init", 0o755, INIT);
     archive.busybox()?;
@@ -29,10 +64,15 @@ pub fn guest(kernel: &Unpacked, path: &Path) -> Result<()> {
     for folder in ["etc", "proc", "sys", "run", "tmp"] {
         archive.directory(folder);
     }
-    for (number, module) in kernel.modules(MODULES)?.into_iter().enumerate() {
+    let modules = kernel.modules(&[MODULES, more].concat())?;
+    for (number, module) in modules.into_iter().enumerate() {
         let file = format!("lib/modules/{number:02}-{}.ko", module.name);
         archive.bytes(&file, 0o644, module.object);
     }
+    Ok(archive)
+}
+
+fn write(archive: &Archive, kernel: &Unpacked, path: &Path) -> Result<()> {
     paths::replace(path, |file| archive.write(file))
         .with_context(|| format!("cannot make the guest image for {}", kernel.release()))
 }

@@ -4,4 +4,4 @@ mod archive;
 mod guest;
 
 pub use archive::Archive;
-pub use guest::guest;
+pub use guest::{guest, loaded};

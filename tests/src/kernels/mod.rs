@@ -1,6 +1,7 @@
 //! Debian's kernels: unmodified, fetched once, cached under the name of the package file.
 
 mod modules;
+mod selftest;
 mod vmlinux;
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 pub use modules::Module;
+pub use selftest::cpu_on_off;
 
 use crate::{host, paths, process};
 
@@ -119,6 +121,20 @@ fn regex_escape(text: &str) -> String {
 /// # Errors
 /// apt cannot fetch it.
 pub(crate) fn unpack(package: &str, cache: &Path) -> Result<PathBuf> {
+    cached(package, "", cache, |archive, tree| {
+        process::output(Command::new("dpkg-deb").arg("-x").args([archive, tree]))?;
+        Ok(())
+    })
+}
+
+/// The folder of the cache that is filled from a package, whose name it has, and one of its own behind. It is filled
+/// if it is not there.
+fn cached(
+    package: &str,
+    suffix: &str,
+    cache: &Path,
+    fill: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
     let uris = process::text(Command::new("apt-get").args([
         "download",
         "--print-uris",
@@ -130,7 +146,7 @@ pub(crate) fn unpack(package: &str, cache: &Path) -> Result<PathBuf> {
         .split_whitespace()
         .nth(1)
         .with_context(|| format!("apt-get names no file for {package}: {uris:?}"))?;
-    let dir = cache.join(file.trim_end_matches(".deb"));
+    let dir = cache.join(format!("{}{suffix}", file.trim_end_matches(".deb")));
     if dir.exists() {
         return Ok(dir);
     }
@@ -155,12 +171,12 @@ pub(crate) fn unpack(package: &str, cache: &Path) -> Result<PathBuf> {
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("apt-get downloaded no package file for {package}"))?;
     let tree = temporary.path().join("tree");
-    process::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree))?;
+    fill(&archive, &tree)?;
     match fs::rename(&tree, &dir) {
         Ok(()) => Ok(dir),
         // Another bed was faster; what it made is as good.
         Err(_) if dir.exists() => Ok(dir),
-        Err(error) => Err(error).with_context(|| format!("cannot rename the unpacked {package}")),
+        Err(error) => Err(error).with_context(|| format!("cannot rename what {package} gave")),
     }
 }
 

@@ -23,6 +23,7 @@ use anyhow::{Context, Result, anyhow};
 
 pub use init::{exit_code, run_if_first_process};
 pub use job::Job;
+pub(crate) use peer::shared_libraries;
 pub use peer::{peer_files, peer_qemu_files};
 
 use crate::image::Archive;

@@ -63,7 +63,7 @@ fn firmware() -> Result<Vec<(PathBuf, String)>> {
 }
 
 /// The libraries that a program needs: none if it is linked statically, or is a script.
-fn shared_libraries(program: &Path) -> Result<Vec<(PathBuf, String)>> {
+pub(crate) fn shared_libraries(program: &Path) -> Result<Vec<(PathBuf, String)>> {
     let output = Command::new("ldd")
         .arg(program)
         .output()
