@@ -7,7 +7,8 @@ use super::lifecycle::{self, Action, Phase, Policy, Release, Rest, Start};
 use super::queue::{Event, Posted, Queue};
 use super::signals::Signals;
 use super::vm::Vm;
-use super::wishes::{Wish, Wishes};
+use super::wish::Wish;
+use super::wishes::Wishes;
 use crate::config::{Rules, VmConfig};
 use crate::end::End;
 use crate::error::{Error, Result};
@@ -369,7 +370,7 @@ impl Driver {
                     self.wanted = Some(config);
                 }
                 self.wishes.ask(wish, reply);
-                self.step(wish.event(), ops);
+                self.step(lifecycle::Event::Asked(wish), ops);
                 self.wanted = None;
             }
         }

@@ -23,6 +23,7 @@
 mod rest;
 mod stop;
 
+use super::wish::Wish;
 use crate::config::OnReset;
 use crate::end::End;
 use crate::error::Error;
@@ -122,28 +123,12 @@ pub(super) enum Event {
     Terminate(&'static str),
     /// A vCPU's thread has ended, and how, if not as ordered.
     VcpuEnded(u32, Option<End>),
-    /// Somebody asks for a pause.
-    Pause,
-    /// Somebody asks for its end.
-    Resume,
+    /// Somebody asks for something.
+    Asked(Wish),
     /// A vCPU's thread is out of the guest and does not enter it in the present pause, or is gone as ordered.
     Holds(u32),
-    /// Somebody describes a machine.
-    Create,
-    /// Somebody asks for it to run.
-    Boot,
     /// What [`Action::Create`] or [`Action::Boot`] asked for could not be done.
     NotDone,
-    /// Somebody presses the guest's power button.
-    PressPowerButton,
-    /// Somebody asks for the guest to start again, whatever it is doing.
-    Reboot,
-    /// Somebody asks for it not to run any more.
-    Shutdown,
-    /// Somebody asks for it to be forgotten.
-    Delete,
-    /// Somebody asks for the process to end.
-    Quit,
     /// Time has passed.
     Tick,
 }
@@ -283,24 +268,7 @@ impl Phase {
 impl Event {
     /// Whether somebody asks for it, and waits for an answer.
     fn is_wish(&self) -> bool {
-        match self {
-            Self::Pause
-            | Self::Resume
-            | Self::Create
-            | Self::Boot
-            | Self::PressPowerButton
-            | Self::Reboot
-            | Self::Shutdown
-            | Self::Delete
-            | Self::Quit => true,
-            Self::Off
-            | Self::Reset
-            | Self::Terminate(_)
-            | Self::VcpuEnded(..)
-            | Self::Holds(_)
-            | Self::NotDone
-            | Self::Tick => false,
-        }
+        matches!(self, Self::Asked(_))
     }
 }
 
@@ -352,25 +320,25 @@ fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phas
             }
             course => wait_for_hold(course, now),
         },
-        Event::Pause => pause(course, now, policy),
-        Event::Resume => resume(course),
+        Event::Asked(Wish::Pause) => pause(course, now, policy),
+        Event::Asked(Wish::Resume) => resume(course),
         Event::Holds(id) => holds(course, id),
-        Event::Create => (Phase::Running(course), Action::Refuse(No::Created)),
-        Event::Boot => (Phase::Running(course), Action::Refuse(No::Booted)),
+        Event::Asked(Wish::Create) => (Phase::Running(course), Action::Refuse(No::Created)),
+        Event::Asked(Wish::Boot) => (Phase::Running(course), Action::Refuse(No::Booted)),
         Event::NotDone => (Phase::Created, Action::Nothing),
         // Also while it is paused: the guest finds it pressed when it goes on.
-        Event::PressPowerButton => (Phase::Running(course), Action::PressPowerButton),
+        Event::Asked(Wish::PressPowerButton) => (Phase::Running(course), Action::PressPowerButton),
         // A signal asks for the end of all of it, and has the last word.
-        Event::Reboot | Event::Shutdown | Event::Delete
+        Event::Asked(Wish::Reboot | Wish::Shutdown | Wish::Delete)
             if matches!(course, Course::PoweringOff { .. }) =>
         {
             let no = No::PoweringOff;
             (Phase::Running(course), Action::Refuse(no))
         }
-        Event::Reboot => stop(Then::Restart(Start::Free), None),
-        Event::Shutdown => stop(Then::Rest(Rest::Created), None),
-        Event::Delete => stop(Then::Rest(Rest::Vacant), None),
-        Event::Quit => stop(Then::End(End::Asked("the API")), None),
+        Event::Asked(Wish::Reboot) => stop(Then::Restart(Start::Free), None),
+        Event::Asked(Wish::Shutdown) => stop(Then::Rest(Rest::Created), None),
+        Event::Asked(Wish::Delete) => stop(Then::Rest(Rest::Vacant), None),
+        Event::Asked(Wish::Quit) => stop(Then::End(End::Asked("the API")), None),
     }
 }
 

@@ -10,6 +10,7 @@ mod queue;
 mod signals;
 mod terminal;
 mod vm;
+mod wish;
 mod wishes;
 
 pub use signals::Signals;

@@ -1,74 +1,13 @@
 //! Who asks for something about the machine, and what is answered.
 
-use super::lifecycle::{self, HOLD_TIMEOUT, No, Release, Rest, Start};
+use super::lifecycle::{HOLD_TIMEOUT, No, Release, Rest, Start};
+use super::wish::Wish;
 use crate::error::{Error, Problem};
-use crate::hotplug::client::{MachineCall, Refused};
+use crate::hotplug::client::Refused;
 use tokio::sync::oneshot;
 
 /// Where an answer goes. Nobody may be there any more to hear it.
 pub(super) type Reply = oneshot::Sender<Result<(), Refused>>;
-
-/// What somebody asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    Create,
-    Boot,
-    Pause,
-    Resume,
-    PressPowerButton,
-    Reboot,
-    Shutdown,
-    Delete,
-    Quit,
-}
-
-impl From<&MachineCall> for Wish {
-    fn from(call: &MachineCall) -> Self {
-        match call {
-            MachineCall::Create(_) => Self::Create,
-            MachineCall::Boot => Self::Boot,
-            MachineCall::Pause => Self::Pause,
-            MachineCall::Resume => Self::Resume,
-            MachineCall::PressPowerButton => Self::PressPowerButton,
-            MachineCall::Reboot => Self::Reboot,
-            MachineCall::Shutdown => Self::Shutdown,
-            MachineCall::Delete => Self::Delete,
-            MachineCall::Quit => Self::Quit,
-        }
-    }
-}
-
-impl Wish {
-    /// The transition that it is.
-    pub(super) fn event(self) -> lifecycle::Event {
-        match self {
-            Self::Create => lifecycle::Event::Create,
-            Self::Boot => lifecycle::Event::Boot,
-            Self::Pause => lifecycle::Event::Pause,
-            Self::Resume => lifecycle::Event::Resume,
-            Self::PressPowerButton => lifecycle::Event::PressPowerButton,
-            Self::Reboot => lifecycle::Event::Reboot,
-            Self::Shutdown => lifecycle::Event::Shutdown,
-            Self::Delete => lifecycle::Event::Delete,
-            Self::Quit => lifecycle::Event::Quit,
-        }
-    }
-
-    /// What is asked, in words.
-    const fn asked(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Boot => "boot",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::PressPowerButton => "power button",
-            Self::Reboot => "reboot",
-            Self::Shutdown => "shutdown",
-            Self::Delete => "delete",
-            Self::Quit => "end",
-        }
-    }
-}
 
 /// Who waits for what, and the number of the present pause.
 #[derive(Default)]

@@ -5,9 +5,9 @@ use super::*;
 /// None is described.
 pub(super) fn vacant(event: &Event) -> (Phase, Action) {
     match event {
-        Event::Create => (Phase::Created, Action::Create),
+        Event::Asked(Wish::Create) => (Phase::Created, Action::Create),
         // It is forgotten already.
-        Event::Delete => (Phase::Vacant, Action::Agree),
+        Event::Asked(Wish::Delete) => (Phase::Vacant, Action::Agree),
         event => at_rest(Phase::Vacant, No::Vacant, event),
     }
 }
@@ -15,9 +15,9 @@ pub(super) fn vacant(event: &Event) -> (Phase, Action) {
 /// One is described.
 pub(super) fn created(event: &Event) -> (Phase, Action) {
     match event {
-        Event::Create => (Phase::Created, Action::Refuse(No::Created)),
-        Event::Boot => (Phase::started(), Action::Boot),
-        Event::Delete => (Phase::Vacant, Action::Stopped(Rest::Vacant)),
+        Event::Asked(Wish::Create) => (Phase::Created, Action::Refuse(No::Created)),
+        Event::Asked(Wish::Boot) => (Phase::started(), Action::Boot),
+        Event::Asked(Wish::Delete) => (Phase::Vacant, Action::Stopped(Rest::Vacant)),
         Event::NotDone => (Phase::Vacant, Action::Nothing),
         event => at_rest(Phase::Created, No::Stopped, event),
     }
@@ -27,7 +27,7 @@ pub(super) fn created(event: &Event) -> (Phase, Action) {
 fn at_rest(phase: Phase, no: No, event: &Event) -> (Phase, Action) {
     match event {
         Event::Terminate(signal) => (Phase::Ended, Action::Finish(End::Asked(signal))),
-        Event::Quit => (Phase::Ended, Action::Finish(End::Asked("the API"))),
+        Event::Asked(Wish::Quit) => (Phase::Ended, Action::Finish(End::Asked("the API"))),
         event if event.is_wish() => (phase, Action::Refuse(no)),
         _ => (phase, Action::Nothing),
     }

@@ -37,17 +37,19 @@ pub(super) fn stopping(
             let then = terminate(then, signal);
             (Phase::Stopping { then, left, by }, Action::Nothing)
         }
-        Event::Pause | Event::Resume => {
+        Event::Asked(Wish::Pause | Wish::Resume) => {
             let (then, action) = pause_of_the_next(then, &event);
             (Phase::Stopping { then, left, by }, action)
         }
-        Event::Create
-        | Event::Boot
-        | Event::PressPowerButton
-        | Event::Reboot
-        | Event::Shutdown
-        | Event::Delete
-        | Event::Quit => {
+        Event::Asked(
+            Wish::Create
+            | Wish::Boot
+            | Wish::PressPowerButton
+            | Wish::Reboot
+            | Wish::Shutdown
+            | Wish::Delete
+            | Wish::Quit,
+        ) => {
             let (then, action) = wish(then, &event);
             (Phase::Stopping { then, left, by }, action)
         }
@@ -68,8 +70,10 @@ fn pause_of_the_next(then: Then, event: &Event) -> (Then, Action) {
     match (then, event) {
         (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
         (Then::Rest(rest), _) => (Then::Rest(rest), Action::Refuse(No::Stopping)),
-        (Then::Restart(Start::Free), Event::Pause) => (Then::Restart(Start::Held), Action::Wait),
-        (Then::Restart(Start::Held), Event::Pause) => {
+        (Then::Restart(Start::Free), Event::Asked(Wish::Pause)) => {
+            (Then::Restart(Start::Held), Action::Wait)
+        }
+        (Then::Restart(Start::Held), Event::Asked(Wish::Pause)) => {
             (Then::Restart(Start::Held), Action::Refuse(No::Paused))
         }
         (Then::Restart(Start::Held), _) => {
@@ -82,15 +86,19 @@ fn pause_of_the_next(then: Then, event: &Event) -> (Then, Action) {
 /// Somebody wants something else to follow. What leaves less of the machine wins.
 fn wish(then: Then, event: &Event) -> (Then, Action) {
     match (then, event) {
-        (Then::End(end), Event::Quit) => (Then::End(end), Action::Wait),
+        (Then::End(end), Event::Asked(Wish::Quit)) => (Then::End(end), Action::Wait),
         (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
-        (_, Event::Quit) => (Then::End(End::Asked("the API")), Action::Wait),
-        (_, Event::Delete) => (Then::Rest(Rest::Vacant), Action::Wait),
-        (Then::Restart(_), Event::Shutdown) => (Then::Rest(Rest::Created), Action::Wait),
-        (then @ Then::Restart(_), Event::Reboot) => (then, Action::Wait),
-        (then @ Then::Restart(_), Event::Create) => (then, Action::Refuse(No::Created)),
-        (then @ Then::Restart(_), Event::Boot) => (then, Action::Refuse(No::Booted)),
-        (then @ Then::Rest(_), Event::Shutdown) => (then, Action::Wait),
+        (_, Event::Asked(Wish::Quit)) => (Then::End(End::Asked("the API")), Action::Wait),
+        (_, Event::Asked(Wish::Delete)) => (Then::Rest(Rest::Vacant), Action::Wait),
+        (Then::Restart(_), Event::Asked(Wish::Shutdown)) => {
+            (Then::Rest(Rest::Created), Action::Wait)
+        }
+        (then @ Then::Restart(_), Event::Asked(Wish::Reboot)) => (then, Action::Wait),
+        (then @ Then::Restart(_), Event::Asked(Wish::Create)) => {
+            (then, Action::Refuse(No::Created))
+        }
+        (then @ Then::Restart(_), Event::Asked(Wish::Boot)) => (then, Action::Refuse(No::Booted)),
+        (then @ Then::Rest(_), Event::Asked(Wish::Shutdown)) => (then, Action::Wait),
         (then, _) => (then, Action::Refuse(No::Stopping)),
     }
 }

@@ -59,7 +59,10 @@ impl Play {
 
     /// Pauses it; of `vcpus` vCPUs, these hold.
     fn pause(&mut self, holding: u32) -> Action {
-        assert!(matches!(self.event(Event::Pause), Action::Hold));
+        assert!(matches!(
+            self.event(Event::Asked(Wish::Pause)),
+            Action::Hold
+        ));
         (0..holding)
             .map(|id| self.event(Event::Holds(id)))
             .last()

@@ -30,7 +30,7 @@ fn it_is_paused_when_the_last_vcpu_holds_and_goes_on_when_asked_to() {
         // One that was started meanwhile.
         assert!(matches!(play.event(Event::Holds(7)), Action::Nothing));
         assert!(play.is_held() && play.phase.as_ref().unwrap().deadline().is_none());
-        let action = play.event(Event::Resume);
+        let action = play.event(Event::Asked(Wish::Resume));
         assert!(matches!(action, Action::Release(Release::Asked)));
         assert!(play.is_free());
         // A report that comes late.
@@ -42,12 +42,21 @@ fn it_is_paused_when_the_last_vcpu_holds_and_goes_on_when_asked_to() {
 #[test]
 fn what_is_so_already_is_refused() {
     let mut play = Play::new(policy(2, OnReset::Restart));
-    assert_eq!(refused(&play.event(Event::Resume)), Some(No::Runs));
+    assert_eq!(
+        refused(&play.event(Event::Asked(Wish::Resume))),
+        Some(No::Runs)
+    );
     for mut play in paused() {
-        assert_eq!(refused(&play.event(Event::Pause)), Some(No::Paused));
-        let action = play.event(Event::Resume);
+        assert_eq!(
+            refused(&play.event(Event::Asked(Wish::Pause))),
+            Some(No::Paused)
+        );
+        let action = play.event(Event::Asked(Wish::Resume));
         assert!(matches!(action, Action::Release(Release::Asked)));
-        assert_eq!(refused(&play.event(Event::Resume)), Some(No::Runs));
+        assert_eq!(
+            refused(&play.event(Event::Asked(Wish::Resume))),
+            Some(No::Runs)
+        );
     }
 }
 
@@ -80,12 +89,12 @@ fn the_guests_power_off_ends_a_machine_that_is_about_to_hold() {
         assert!(matches!(play.event(Event::Off), Action::StopVcpus));
         // It may hold all the same, before it ends.
         assert!(matches!(play.event(Event::Holds(1)), Action::Nothing));
-        for event in [Event::Pause, Event::Resume] {
+        for event in [Event::Asked(Wish::Pause), Event::Asked(Wish::Resume)] {
             assert_eq!(refused(&play.event(event)), Some(No::Ending));
         }
         let action = play.vcpus_end(2);
         assert!(matches!(action, Action::Finish(End::PoweredOff)));
-        for event in [Event::Pause, Event::Resume] {
+        for event in [Event::Asked(Wish::Pause), Event::Asked(Wish::Resume)] {
             assert_eq!(refused(&play.event(event)), Some(No::Ending));
         }
     }
@@ -95,13 +104,16 @@ fn the_guests_power_off_ends_a_machine_that_is_about_to_hold() {
 fn a_guest_that_resets_in_a_pause_starts_again_held() {
     for mut play in paused() {
         assert!(matches!(play.event(Event::Reset), Action::StopVcpus));
-        assert_eq!(refused(&play.event(Event::Pause)), Some(No::Paused));
+        assert_eq!(
+            refused(&play.event(Event::Asked(Wish::Pause))),
+            Some(No::Paused)
+        );
         let action = play.vcpus_end(2);
         assert!(matches!(action, Action::Restart(Start::Held)));
         assert!(play.is_held());
         // Its threads say so.
         assert!(matches!(play.event(Event::Holds(0)), Action::Nothing));
-        let _ = play.event(Event::Resume);
+        let _ = play.event(Event::Asked(Wish::Resume));
         assert!(play.is_free());
     }
     let mut play = Play::new(policy(2, OnReset::Exit));
@@ -114,12 +126,24 @@ fn a_guest_that_resets_in_a_pause_starts_again_held() {
 fn a_pause_and_its_end_during_a_restart_are_for_the_next_guest() {
     let mut play = Play::new(policy(2, OnReset::Restart));
     let _ = play.event(Event::Reset);
-    assert_eq!(refused(&play.event(Event::Resume)), Some(No::Runs));
-    assert!(matches!(play.event(Event::Pause), Action::Wait));
-    assert_eq!(refused(&play.event(Event::Pause)), Some(No::Paused));
-    let action = play.event(Event::Resume);
+    assert_eq!(
+        refused(&play.event(Event::Asked(Wish::Resume))),
+        Some(No::Runs)
+    );
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Pause)),
+        Action::Wait
+    ));
+    assert_eq!(
+        refused(&play.event(Event::Asked(Wish::Pause))),
+        Some(No::Paused)
+    );
+    let action = play.event(Event::Asked(Wish::Resume));
     assert!(matches!(action, Action::Release(Release::Asked)));
-    assert!(matches!(play.event(Event::Pause), Action::Wait));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Pause)),
+        Action::Wait
+    ));
     let action = play.vcpus_end(2);
     assert!(matches!(action, Action::Restart(Start::Held)));
     assert!(play.is_held());
@@ -151,8 +175,14 @@ fn a_signal_lets_it_go_and_presses_the_button_and_a_second_one_ends_it() {
             Action::Release(Release::PowerButton("SIGINT"))
         ));
         // The guest has its deadline, and nobody takes it away.
-        assert_eq!(refused(&play.event(Event::Pause)), Some(No::PoweringOff));
-        assert_eq!(refused(&play.event(Event::Resume)), Some(No::Runs));
+        assert_eq!(
+            refused(&play.event(Event::Asked(Wish::Pause))),
+            Some(No::PoweringOff)
+        );
+        assert_eq!(
+            refused(&play.event(Event::Asked(Wish::Resume))),
+            Some(No::Runs)
+        );
         assert!(matches!(play.event(Event::Holds(1)), Action::Nothing));
         assert!(matches!(play.event(Event::Tick), Action::Nothing));
         let action = play.event(Event::Terminate("SIGTERM"));

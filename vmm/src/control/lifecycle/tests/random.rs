@@ -1,7 +1,8 @@
 //! Whatever may happen to a machine, in any order, and whoever may ask for something meanwhile.
 
 use super::*;
-use crate::control::wishes::{Wish, Wishes};
+use crate::control::wish::Wish;
+use crate::control::wishes::Wishes;
 use crate::error::Error;
 use crate::hotplug::client::Refused;
 use proptest::prelude::*;
@@ -142,7 +143,7 @@ impl World {
                 let (reply, answer) = oneshot::channel();
                 self.asked.push((wish, answer));
                 self.wishes.ask(wish, reply);
-                self.happens(wish.event());
+                self.happens(Event::Asked(wish));
             }
             Step::Off if !self.threads.is_empty() => self.happens(Event::Off),
             Step::Reset if !self.threads.is_empty() => self.happens(Event::Reset),

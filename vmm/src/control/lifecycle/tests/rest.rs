@@ -24,41 +24,59 @@ fn state(play: &Play) -> MachineState {
 fn from_nothing_to_nothing() {
     let mut play = at(Phase::Vacant);
     assert_eq!(state(&play), MachineState::None);
-    assert!(matches!(play.event(Event::Create), Action::Create));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Create)),
+        Action::Create
+    ));
     assert_eq!(state(&play), MachineState::Created);
-    assert!(matches!(play.event(Event::Boot), Action::Boot));
+    assert!(matches!(play.event(Event::Asked(Wish::Boot)), Action::Boot));
     assert!(play.is_free());
-    assert!(matches!(play.event(Event::Shutdown), Action::StopVcpus));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Shutdown)),
+        Action::StopVcpus
+    ));
     assert_eq!(state(&play), MachineState::Stopping);
     assert!(matches!(play.vcpus_end(2), Action::Stopped(Rest::Created)));
-    assert!(matches!(play.event(Event::Boot), Action::Boot));
+    assert!(matches!(play.event(Event::Asked(Wish::Boot)), Action::Boot));
     // Also where a reset would end the process.
-    assert!(matches!(play.event(Event::Reboot), Action::StopVcpus));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Reboot)),
+        Action::StopVcpus
+    ));
     assert_eq!(state(&play), MachineState::Restarting);
     assert!(matches!(play.vcpus_end(2), Action::Restart(Start::Free)));
-    assert!(matches!(play.event(Event::Delete), Action::StopVcpus));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Delete)),
+        Action::StopVcpus
+    ));
     assert!(matches!(play.vcpus_end(2), Action::Stopped(Rest::Vacant)));
     assert_eq!(state(&play), MachineState::None);
-    let _ = play.event(Event::Create);
-    assert!(matches!(play.event(Event::Delete), Action::Stopped(Rest::Vacant)));
-    assert!(matches!(play.event(Event::Delete), Action::Agree));
+    let _ = play.event(Event::Asked(Wish::Create));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Delete)),
+        Action::Stopped(Rest::Vacant)
+    ));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Delete)),
+        Action::Agree
+    ));
 }
 
 #[test]
 fn what_could_not_be_done_leaves_no_trace() {
     let mut play = at(Phase::Vacant);
-    let _ = play.event(Event::Create);
+    let _ = play.event(Event::Asked(Wish::Create));
     assert!(matches!(play.event(Event::NotDone), Action::Nothing));
     assert_eq!(state(&play), MachineState::None);
-    let _ = play.event(Event::Create);
-    let _ = play.event(Event::Boot);
+    let _ = play.event(Event::Asked(Wish::Create));
+    let _ = play.event(Event::Asked(Wish::Boot));
     assert!(matches!(play.event(Event::NotDone), Action::Nothing));
     assert_eq!(state(&play), MachineState::Created);
 }
 
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
-    use Event::{Boot, Create, Pause, PressPowerButton, Reboot, Resume, Shutdown};
+    use Wish::{Boot, Create, Pause, PressPowerButton, Reboot, Resume, Shutdown};
     for (no, wishes) in [
         (
             No::Vacant,
@@ -83,31 +101,37 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
                 Phase::Created
             });
             let before = state(&play);
-            assert_eq!(refused(&play.event(wish)), Some(no));
+            assert_eq!(refused(&play.event(Event::Asked(wish))), Some(no));
             assert_eq!(state(&play), before);
         }
     }
     let mut play = at(Phase::Created);
-    assert_eq!(refused(&play.event(Create)), Some(No::Created));
+    assert_eq!(
+        refused(&play.event(Event::Asked(Create))),
+        Some(No::Created)
+    );
     let mut play = at(Phase::started());
-    assert_eq!(refused(&play.event(Create)), Some(No::Created));
-    assert_eq!(refused(&play.event(Boot)), Some(No::Booted));
+    assert_eq!(
+        refused(&play.event(Event::Asked(Create))),
+        Some(No::Created)
+    );
+    assert_eq!(refused(&play.event(Event::Asked(Boot))), Some(No::Booted));
     assert!(play.is_free());
     let mut play = at(Phase::Ended);
-    assert_eq!(refused(&play.event(Create)), Some(No::Ending));
+    assert_eq!(refused(&play.event(Event::Asked(Create))), Some(No::Ending));
 }
 
 /// While it is being stopped, what leaves less of it wins.
 #[test]
 fn a_stop_goes_further_and_not_back() {
-    use Event::{Delete, Quit, Reboot, Shutdown};
+    use Wish::{Delete, Quit, Reboot, Shutdown};
     let order = || [Reboot, Shutdown, Delete, Quit];
     for first in 0..4 {
         for (then, wish) in order().into_iter().enumerate() {
             let mut play = at(Phase::started());
             let begin = order().into_iter().nth(first).unwrap();
-            assert!(matches!(play.event(begin), Action::StopVcpus));
-            let action = play.event(wish);
+            assert!(matches!(play.event(Event::Asked(begin)), Action::StopVcpus));
+            let action = play.event(Event::Asked(wish));
             let no = match (first, then) {
                 (3, 0..3) => Some(No::Ending),
                 (1 | 2, 0) => Some(No::Stopping),
@@ -127,11 +151,20 @@ fn a_stop_goes_further_and_not_back() {
         }
     }
     let mut play = at(Phase::started());
-    let _ = play.event(Delete);
-    assert_eq!(refused(&play.event(Reboot)), Some(No::Stopping));
-    assert!(matches!(play.event(Shutdown), Action::Wait));
-    assert_eq!(refused(&play.event(Event::Pause)), Some(No::Stopping));
-    assert_eq!(refused(&play.event(Event::Boot)), Some(No::Stopping));
+    let _ = play.event(Event::Asked(Delete));
+    assert_eq!(
+        refused(&play.event(Event::Asked(Reboot))),
+        Some(No::Stopping)
+    );
+    assert!(matches!(play.event(Event::Asked(Shutdown)), Action::Wait));
+    assert_eq!(
+        refused(&play.event(Event::Asked(Wish::Pause))),
+        Some(No::Stopping)
+    );
+    assert_eq!(
+        refused(&play.event(Event::Asked(Wish::Boot))),
+        Some(No::Stopping)
+    );
     // A guest that crashes while it is taken away is taken away all the same.
     let _ = play.event(Event::VcpuEnded(1, Some(triple_fault())));
     let action = play.event(Event::VcpuEnded(0, None));
@@ -146,17 +179,23 @@ fn a_signal_ends_what_does_not_run_at_once_and_has_the_last_word() {
         assert!(matches!(action, Action::Finish(End::Asked("SIGTERM"))));
     }
     let mut play = at(Phase::started());
-    let _ = play.event(Event::Shutdown);
+    let _ = play.event(Event::Asked(Wish::Shutdown));
     let _ = play.event(term());
     let action = play.vcpus_end(2);
     assert!(matches!(action, Action::Finish(End::Asked("SIGTERM"))));
 
     let mut play = at(Phase::started());
     let _ = play.event(term());
-    for wish in [Event::Reboot, Event::Shutdown, Event::Delete] {
-        assert_eq!(refused(&play.event(wish)), Some(No::PoweringOff));
+    for wish in [Wish::Reboot, Wish::Shutdown, Wish::Delete] {
+        assert_eq!(
+            refused(&play.event(Event::Asked(wish))),
+            Some(No::PoweringOff)
+        );
     }
-    assert!(matches!(play.event(Event::Quit), Action::StopVcpus));
+    assert!(matches!(
+        play.event(Event::Asked(Wish::Quit)),
+        Action::StopVcpus
+    ));
 }
 
 #[test]
@@ -169,12 +208,15 @@ fn the_button_can_be_pressed_at_any_time_and_sets_no_deadline() {
     });
     for play in [&mut free, &mut held] {
         let before = state(play);
-        let action = play.event(Event::PressPowerButton);
+        let action = play.event(Event::Asked(Wish::PressPowerButton));
         assert!(matches!(action, Action::PressPowerButton));
         assert_eq!(state(play), before);
         assert_eq!(play.phase.as_ref().unwrap().deadline(), None);
     }
     // A guest that is held is stopped like any other.
-    assert!(matches!(held.event(Event::Reboot), Action::StopVcpus));
+    assert!(matches!(
+        held.event(Event::Asked(Wish::Reboot)),
+        Action::StopVcpus
+    ));
     assert!(matches!(held.vcpus_end(2), Action::Restart(Start::Free)));
 }
