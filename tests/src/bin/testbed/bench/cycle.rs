@@ -44,7 +44,7 @@ pub(super) struct Turn<'a> {
     /// Of the next request.
     number: u32,
     /// Changes so far whose time in the guest's kernel is not looked at yet.
-    made: Vec<Change>,
+    made: Vec<(Change, f64)>,
 }
 
 impl<'a> Turn<'a> {
@@ -112,7 +112,7 @@ impl<'a> Turn<'a> {
         drift(self.number);
         let ms = self.make(change, vcpu)?;
         self.machine.settle()?;
-        self.made.push(change);
+        self.made.push((change, ms));
         self.add(What::Change(change), ms);
         if self.key.peer == Peer::Hotvisor {
             for (name, ms) in phases(&self.machine.vm, vcpu, change == Change::Unplug)? {
@@ -133,17 +133,18 @@ impl<'a> Turn<'a> {
     fn add_kernel(&mut self) -> Result<()> {
         let Noted { up, down } = trace::noted_hotplug(&self.machine.vm)?;
         let made = std::mem::take(&mut self.made);
-        let (unplugs, plugs): (Vec<Change>, _) = made
+        let (unplugs, plugs): (Vec<(Change, f64)>, _) = made
             .into_iter()
-            .partition(|change| *change == Change::Unplug);
+            .partition(|(change, _)| *change == Change::Unplug);
         for (changes, times) in [(plugs, up), (unplugs, down)] {
             ensure!(
                 changes.len() == times.len(),
                 "{} changes were made, and the guest noted {times:?}",
                 changes.len()
             );
-            for (change, ms) in changes.into_iter().zip(times) {
+            for ((change, whole), ms) in changes.into_iter().zip(times) {
                 self.add(What::Kernel(change), ms);
+                self.add(What::Rest(change), whole - ms);
             }
         }
         Ok(())

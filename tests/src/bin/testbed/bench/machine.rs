@@ -242,15 +242,16 @@ fn resize(vm: &Vm, vcpus: u32) -> Result<()> {
 /// Ends of vCPUs' threads, by which alone it can be known that Cloud Hypervisor has let go of a vCPU.
 #[derive(Debug)]
 struct Ends {
-    trace: Trace,
+    /// Closed first: nobody may read what is taken away.
     follow: Follow,
+    trace: Trace,
 }
 
 impl Ends {
     fn begin() -> Result<Self> {
         let trace = Trace::begin("ends", &[VCPU_ENDS])?;
         let follow = trace.follow()?;
-        Ok(Self { trace, follow })
+        Ok(Self { follow, trace })
     }
 
     /// When so many more had ended.

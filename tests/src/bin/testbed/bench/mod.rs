@@ -9,6 +9,7 @@ mod many;
 mod results;
 mod sizes;
 mod stats;
+mod svg;
 mod sweep;
 mod table;
 mod trace;
@@ -93,7 +94,10 @@ pub(crate) struct Args {
     /// Writes all samples to this file.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Measures nothing, and shows what `--json` wrote: its tables.
+    /// Draws the times to this file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Measures nothing, and shows what `--json` wrote: tables, and with `--svg` the picture.
     #[arg(long, conflicts_with_all = ["json", "clock", "parts"])]
     from: Option<PathBuf>,
     /// Compares with what `--json` wrote earlier: says which typical values differ by more than 2 %, and ends with 1
@@ -147,6 +151,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         results.write(path)?;
     }
     println!("{}", table::of(&results));
+    if let Some(path) = &args.svg {
+        std::fs::write(path, svg::of(&results)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let Some(path) = &args.check else {
         return Ok(ExitCode::SUCCESS);
     };

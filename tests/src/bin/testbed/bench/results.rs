@@ -127,6 +127,8 @@ pub(super) enum What {
     Change(Change),
     /// Milliseconds of it in which the guest's kernel was in `cpu_device_up` or `cpu_device_down`.
     Kernel(Change),
+    /// Milliseconds of it in all else: the VMM, and the guest's ACPI and udev.
+    Rest(Change),
     /// Milliseconds of it that Hotvisor's phase of this name took.
     Phase(Change, String),
     /// Milliseconds of CPU time that the VMM's threads took for it, but for those that run the guest.
