@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod route;
 mod server;
+mod stress;
 mod wire;
 
 use clap::Parser;
