@@ -1,8 +1,10 @@
 //! The stress of a running VM's vCPU hotplug.
-
-#[allow(
+#![allow(
     dead_code,
     unused_imports,
-    reason = "the run that asks the guest comes next"
+    reason = "the run that uses these comes next"
 )]
+
 mod guest;
+mod mix;
+mod record;
