@@ -14,6 +14,7 @@
 //! | [`artifacts`] | one directory with all that a test needs, the same in L1 and on the host |
 //! | [`nested`] | L1: boots it, runs one program in it, brings its output and exit code back |
 //! | [`vm`] | drives one VMM process and the shell of the guest in it |
+//! | [`stress`] | the scenarios in which `hotvisor stress` runs |
 //! | [`harness`] | runs a table of tests wherever they can run |
 
 pub mod artifacts;
@@ -26,4 +27,5 @@ pub mod paths;
 pub mod process;
 pub mod promtool;
 pub mod schemathesis;
+pub mod stress;
 pub mod vm;

@@ -158,12 +158,25 @@ fn run(job: &Job, port: &File) -> Result<i32> {
 fn send_results(job: &Job) -> Result<()> {
     let mut port = open_port("/dev/ttyS2", true)?;
     for path in &job.collect {
-        if let Ok(bytes) = fs::read(path) {
-            port.write_all(&job::result(path, &bytes))?;
+        for path in files(path) {
+            if let Ok(bytes) = fs::read(&path) {
+                port.write_all(&job::result(&path, &bytes))?;
+            }
         }
     }
     tcdrain(&port)?;
     Ok(())
+}
+
+/// The files in a folder, or a file itself.
+fn files(path: &str) -> Vec<String> {
+    match fs::read_dir(path) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|entry| entry.path().display().to_string())
+            .collect(),
+        Err(_) => vec![path.to_owned()],
+    }
 }
 
 /// The exit code of a process that passes on a job's status.

@@ -19,7 +19,7 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     /// Whether a person sits at the other end: the program gets a terminal that echoes and signals.
     pub terminal: bool,
-    /// Files to send back after the program has ended.
+    /// Files to send back after the program has ended, and folders whose files are.
     pub collect: Vec<String>,
     /// A random word, so that L1's messages cannot be taken for the program's output.
     pub(super) nonce: String,

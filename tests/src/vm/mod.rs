@@ -30,7 +30,7 @@ use nix::sys::signal::{Signal, kill};
 
 pub use builder::{Builder, Vmm};
 pub use cli::{Came, Cli};
-pub use console::{Console, Found};
+pub use console::{Console, Found, Missed};
 pub use evidence::Thread;
 pub use footprint::Footprint;
 pub use http::{Answer, Connection};
@@ -38,7 +38,7 @@ pub use memory::own_memory;
 pub use qmp::{Event, Pluggable, Qmp};
 pub use stopped::Stopped;
 
-use watch::Watched;
+pub(crate) use watch::Watched;
 
 /// What the guest's init prints first, before the seconds since its kernel started.
 pub const INIT_MARKER: &str = "hotvisor-guest: init at ";
@@ -81,6 +81,12 @@ impl Vm {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The VMM's executable.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// When the VMM was started.

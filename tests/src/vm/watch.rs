@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 /// A child process. Dropping kills and reaps it.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     child: Mutex<Child>,
     pid: u32,
     ended: Arc<(Mutex<bool>, Condvar)>,
@@ -19,7 +19,7 @@ pub(super) struct Watched {
 impl Watched {
     /// Starts a process, and a thread that notices its end but leaves it to be reaped here, so
     /// that its id cannot come to mean another process meanwhile.
-    pub(super) fn spawn(command: &mut Command) -> Result<(Self, Pipes)> {
+    pub(crate) fn spawn(command: &mut Command) -> Result<(Self, Pipes)> {
         let line = crate::process::spelled(command);
         let mut child = command
             .spawn()
@@ -48,16 +48,16 @@ impl Watched {
         Ok((watched, pipes))
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         !*lock(&self.ended.0)
     }
 
     /// The process's status once it has ended, or nothing if it has not when the time is over.
-    pub(super) fn wait(&self, end: Instant) -> Result<Option<ExitStatus>> {
+    pub(crate) fn wait(&self, end: Instant) -> Result<Option<ExitStatus>> {
         let left = end.saturating_duration_since(Instant::now());
         let (ended, _) = self
             .ended
@@ -83,10 +83,10 @@ impl Drop for Watched {
 
 /// The pipes of a child process.
 #[derive(Debug)]
-pub(super) struct Pipes {
-    pub(super) stdin: Option<std::process::ChildStdin>,
-    pub(super) stdout: Option<std::process::ChildStdout>,
-    pub(super) stderr: Option<std::process::ChildStderr>,
+pub(crate) struct Pipes {
+    pub(crate) stdin: Option<std::process::ChildStdin>,
+    pub(crate) stdout: Option<std::process::ChildStdout>,
+    pub(crate) stderr: Option<std::process::ChildStderr>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

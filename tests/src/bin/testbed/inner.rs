@@ -42,6 +42,16 @@ pub(crate) struct Need<'a> {
 
 /// Boots L1, runs a job there, and shows its output.
 pub(crate) fn run(job: Job, need: Need<'_>) -> Result<Outcome> {
+    run_within(DEADLINE, job, need, &mut |_| {})
+}
+
+/// As [`run`], with another deadline, and somebody else who gets the output as well.
+pub(crate) fn run_within(
+    deadline: Duration,
+    job: Job,
+    need: Need<'_>,
+    also: &mut dyn FnMut(&[u8]),
+) -> Result<Outcome> {
     let mut files = need.artifacts.for_l1(need.images);
     files.extend(need.files);
     let (clock, input) = (need.clock, need.input);
@@ -49,12 +59,13 @@ pub(crate) fn run(job: Job, need: Need<'_>) -> Result<Outcome> {
         files,
         clock,
         input,
-        deadline: DEADLINE,
+        deadline,
         ..Bed::new(job)
     };
     let mut boot = Some(Step::begin("booting an emulated machine"));
     bed.run(&mut |bytes| {
         boot = None;
+        also(bytes);
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
     })

@@ -6,6 +6,7 @@ mod inner;
 mod picture;
 mod progress;
 mod shell;
+mod stress;
 mod test;
 
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Action {
     Test(test::Args),
     /// Open a shell where Hotvisor, kernels and guest images are at hand.
     Shell(shell::Args),
+    /// Take vCPUs from guests that are at work, and give them back, for long; print a table.
+    Stress(stress::Args),
     /// Measure Hotvisor beside Debian's QEMU and others, and print tables.
     Bench(bench::Args),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Action::Demo(args) => demo::run(&args),
         Action::Test(args) => test::run(&args),
         Action::Shell(args) => shell::run(&args),
+        Action::Stress(args) => stress::run(&args),
         Action::Bench(args) => bench::run(&args),
     };
     done.unwrap_or_else(|error| {
