@@ -13,8 +13,8 @@ mod pages;
 mod progress;
 mod run;
 mod sentence;
-mod text;
-mod timeline;
+pub(crate) mod text;
+pub(crate) mod timeline;
 mod vcpus;
 mod watch;
 

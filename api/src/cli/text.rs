@@ -4,7 +4,7 @@ use crate::wire::operations::{Kind, Operation, State};
 use crate::wire::vcpus::Target;
 
 /// A time that is easy to read: three digits and a unit.
-pub(super) fn time(us: u64) -> String {
+pub(crate) fn time(us: u64) -> String {
     // Tenths of a unit are plenty, and only below a hundred of them.
     let short = |value: u64, unit: u64, name: &str| match value / unit {
         100.. => format!("{} {name}", value.saturating_add(unit / 2) / unit),
@@ -21,7 +21,7 @@ pub(super) fn time(us: u64) -> String {
 }
 
 /// Rows under their heads, each column as wide as its longest cell. Lines have no spaces at their ends.
-pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
     let width = |text: &str| text.chars().count();
     let mut widths = heads.map(width);
     for row in rows {

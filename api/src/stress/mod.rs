@@ -8,3 +8,4 @@
 mod guest;
 mod mix;
 mod record;
+mod summary;

@@ -144,13 +144,13 @@ impl Chart {
 
 /// Who has to do something in a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     Guest,
     Host,
 }
 
 impl Who {
-    fn of(phase: &str) -> Self {
+    pub(crate) fn of(phase: &str) -> Self {
         match phase {
             "announced" | "plugged" | "overdue" | "notifying" | "notifying.asked"
             | "notifying.read" | "notifying.begun" => Self::Guest,
@@ -158,7 +158,7 @@ impl Who {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Guest => "guest",
             Self::Host => "host",
