@@ -98,8 +98,9 @@ pub(crate) struct Args {
     #[arg(long)]
     svg: Option<PathBuf>,
     /// Measures nothing, and shows what `--json` wrote: tables, and with `--svg` the picture.
-    #[arg(long, conflicts_with_all = ["json", "clock", "parts"])]
-    from: Option<PathBuf>,
+    /// Of several files, all that is in them.
+    #[arg(long, conflicts_with_all = ["clock", "parts"])]
+    from: Vec<PathBuf>,
     /// Compares with what `--json` wrote earlier: says which typical values differ by more than 2 %, and ends with 1
     /// if one of the instruction clock does. With `--from` two files are compared.
     #[arg(long)]
@@ -140,12 +141,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         inside(args)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let results = match &args.from {
-        Some(path) => Results::read(path)?,
-        None => match outside(args)? {
-            Some(results) => results,
-            None => return Ok(ExitCode::SUCCESS),
-        },
+    let measured = match args.from.split_first() {
+        Some((first, others)) => {
+            let mut results = Results::read(first)?;
+            for path in others {
+                results.merge(Results::read(path)?);
+            }
+            Some(results)
+        }
+        None => outside(args)?,
+    };
+    let Some(results) = measured else {
+        return Ok(ExitCode::SUCCESS);
     };
     if let Some(path) = &args.json {
         results.write(path)?;
