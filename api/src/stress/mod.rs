@@ -8,4 +8,5 @@
 mod guest;
 mod mix;
 mod record;
+mod report;
 mod summary;
