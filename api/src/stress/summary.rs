@@ -171,6 +171,14 @@ pub(super) fn number(number: u64) -> String {
     text
 }
 
+/// How long a run took.
+pub(super) fn span(time: Duration) -> String {
+    match time.as_secs() {
+        0..100 => text::time(us(time)),
+        seconds => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+    }
+}
+
 /// A few of something: `1 step`, `2 steps`.
 pub(super) fn counted(count: u64, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
@@ -216,7 +224,7 @@ pub(crate) fn text(record: &Record) -> String {
     let mut summary = format!(
         "seed {seed}, mix {mix}\n{} in {}: {} ({:.1}/s), {} of vCPUs ({:.1}/s)\n\n",
         counted(record.steps.len() as u64, "step"),
-        text::time(us(record.elapsed)),
+        span(record.elapsed),
         counted(record.operations, "operation"),
         record.rate(record.operations),
         counted(record.changed() as u64, "change"),

@@ -1,10 +1,9 @@
 //! What stands where on the page.
 
 use super::super::record::{Contradiction, Record};
-use super::super::summary::{self, DIRECTIONS, Times, counted, number, us};
+use super::super::summary::{self, DIRECTIONS, Times, counted, number};
 use super::palette::{self, Colour, MEDIAN, TAIL};
 use super::{bins, plot};
-use crate::cli::text;
 use crate::wire::operations::moment;
 use crate::wire::vcpus::Target;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -48,7 +47,7 @@ pub(crate) fn html(record: &Record) -> String {
 fn head(record: &Record) -> Markup {
     let good = record.contradiction.is_none();
     let steps = counted(record.steps.len() as u64, "step");
-    let seconds = text::time(us(record.elapsed));
+    let seconds = summary::span(record.elapsed);
     html! {
         h1 { "hotvisor stress" }
         @match &record.contradiction {
@@ -61,7 +60,7 @@ fn head(record: &Record) -> Markup {
         }
         dl.facts {
             (fact("operations", &number(record.operations)))
-            (fact("operations a second", &format!("{:.1}", record.rate(record.operations))))
+            (fact("operations/s", &format!("{:.1}", record.rate(record.operations))))
             (fact("changes of vCPUs", &number(record.changed() as u64)))
             @for (to, name) in DIRECTIONS {
                 @let [median, _, tail, _] = record.latency(to).cells();
@@ -171,7 +170,7 @@ fn direction(record: &Record, to: Target, name: &str) -> Markup {
                 }
                 figure {
                     h3 { "How many took how long" }
-                    figcaption { "Both ends of a bar are on a logarithmic scale." }
+                    figcaption { "The scale of times is logarithmic." }
                     (PreEscaped(plot::histogram(&bars)))
                 }
                 figure {
@@ -222,7 +221,7 @@ fn times<'a>(
 fn counts(record: &Record) -> Markup {
     html! {
         h2 { "What became of them" }
-        div.pair {
+        div.pair.narrow {
             (count_table("Outcomes of changes", &record.outcomes(), "No change has ended."))
             (count_table("Refusals by the guest's code", &record.refusals(), "Nothing was refused."))
             @if !record.answers.is_empty() {
@@ -232,7 +231,10 @@ fn counts(record: &Record) -> Markup {
     }
 }
 
+/// Each with its number, the most frequent first.
 fn count_table<K: Display>(title: &str, counts: &BTreeMap<K, u64>, none: &str) -> Markup {
+    let mut counts: Vec<_> = counts.iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     html! {
         figure {
             h3 { (title) }

@@ -55,14 +55,19 @@ impl Colour {
         css(self.light)
     }
 
-    /// Of each of these phases.
+    /// Of each of these phases. Those that take longest have the strongest.
     pub(super) fn of_phases(phases: &[&str]) -> Vec<Self> {
-        let (mut guest, mut host) = (GUEST.iter().cycle(), HOST.iter().cycle());
-        let next = |phase: &&str| match Who::of(phase) {
-            Who::Guest => guest.next(),
-            Who::Host => host.next(),
+        let of = |phase: &&str| match (*phase, Who::of(phase)) {
+            ("notifying.begun" | "plugged", _) => GUEST[0],
+            ("notifying.asked" | "announced", _) => GUEST[1],
+            ("notifying.read", _) => GUEST[2],
+            ("draining" | "starting", _) => HOST[0],
+            ("stopping", _) => HOST[1],
+            ("syncing", _) => HOST[2],
+            (_, Who::Guest) => GUEST[3],
+            (_, Who::Host) => HOST[3],
         };
-        phases.iter().filter_map(next).copied().collect()
+        phases.iter().map(of).collect()
     }
 }
 
@@ -100,7 +105,8 @@ mod tests {
     fn phases_have_the_colour_of_whose_they_are() {
         let colours =
             Colour::of_phases(&["draining", "notifying.asked", "notifying.read", "stopping"]);
-        assert_eq!(colours, [HOST[0], GUEST[0], GUEST[1], HOST[1]]);
+        assert_eq!(colours, [HOST[0], GUEST[1], GUEST[2], HOST[1]]);
+        assert_eq!(Colour::of_phases(&["overdue", "?"]), [GUEST[3], HOST[3]]);
         assert_eq!(GUEST[0].css(), "#2F6FDE");
     }
 }

@@ -3,12 +3,13 @@
 use super::bins::{Bar, Point};
 use super::palette::{AXIS, BARS, Colour, GRID, INK, MEDIAN, TAIL};
 use crate::cli::text;
-use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::combinators::WithKeyPoints;
+use plotters::coord::ranged1d::{AsRangedCoord, DefaultFormatting, KeyPointHint, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::{
-    AreaSeries, Cartesian2d, ChartBuilder, ChartContext, Circle, DrawingAreaErrorKind,
-    DrawingBackend, IntoDrawingArea, IntoFont, IntoLogRange, LineSeries, Ranged, Rectangle,
-    SVGBackend,
+    AreaSeries, BindKeyPoints, Cartesian2d, ChartBuilder, ChartContext, Circle,
+    DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea, IntoFont, IntoLogRange, LineSeries,
+    LogCoord, Ranged, Rectangle, SVGBackend,
 };
 use plotters::style::{Color, TextStyle};
 use std::ops::Range;
@@ -33,9 +34,7 @@ pub(super) fn quantiles(points: &[Point], elapsed: Duration) -> String {
     );
     let low = median.clone().map(|(_, time)| time).reduce(f64::min);
     let high = tail.clone().map(|(_, time)| time).reduce(f64::max);
-    // Plotters never comes to the end of a logarithmic axis without one.
-    let range = low.unwrap_or(1.0) / 1.5..high.unwrap_or(10.0) * 1.5;
-    let range = range.log_scale();
+    let range = logarithmic(low.unwrap_or(1.0) / 1.5..high.unwrap_or(10.0) * 1.5);
     draw(elapsed, range, |chart| {
         for (line, colour) in [(tail.clone(), TAIL), (median.clone(), MEDIAN)] {
             let style = colour.plotted().stroke_width(2);
@@ -78,11 +77,11 @@ pub(super) fn phases(points: &[Point], colours: &[Colour], elapsed: Duration) ->
 fn draw<Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
     elapsed: Duration,
     range: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
-    series: impl FnOnce(&mut Chart<'_, '_, RangedCoordf64, Y>) -> Drawn,
+    series: impl FnOnce(&mut Chart<'_, '_, Times, Y>) -> Drawn,
 ) -> String {
     let seconds = elapsed.as_secs_f64().max(0.001);
     render(|area| {
-        let mut chart = builder(area).build_cartesian_2d(0.0..seconds, range)?;
+        let mut chart = builder(area).build_cartesian_2d(times(seconds), range)?;
         mesh(&mut chart, &|at| since(*at, seconds), &|time| micros(*time))?;
         series(&mut chart)
     })
@@ -93,13 +92,13 @@ pub(super) fn histogram(bars: &[Bar]) -> String {
     let from = bars.iter().map(|bar| bar.from).fold(f64::MAX, f64::min);
     let to = bars.iter().map(|bar| bar.to).fold(0.0, f64::max);
     let most = bars.iter().map(|bar| bar.count).max().unwrap_or_default();
-    let range: Range<f64> = match bars {
+    let range = logarithmic(match bars {
         [] => 1.0..10.0,
         _ => from / 1.3..to * 1.3,
-    };
+    });
     render(|area| {
         let height = 0.0..f64::from(most.max(1)) * 1.08;
-        let mut chart = builder(area).build_cartesian_2d(range.clone().log_scale(), height)?;
+        let mut chart = builder(area).build_cartesian_2d(range, height)?;
         let count = |count: &f64| match count.fract() == 0.0 {
             true => format!("{count:.0}"),
             false => String::new(),
@@ -174,6 +173,59 @@ where
         .draw()
 }
 
+/// An axis of the run's time, with round marks.
+struct Times {
+    seconds: RangedCoordf64,
+    marks: Vec<f64>,
+}
+
+impl Ranged for Times {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.seconds.map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        self.marks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.seconds.range()
+    }
+}
+
+fn times(seconds: f64) -> Times {
+    let (unit, _) = unit(seconds);
+    let steps = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
+    let powers = (0..9).map(|power| 10_f64.powi(power) * 50.0);
+    let mut steps = steps.into_iter().chain(powers).map(|step| step * unit);
+    let step = steps.find(|step| seconds / step <= 8.0).unwrap_or(seconds);
+    let marks = std::iter::successors(Some(0.0), |at| Some(at + step));
+    let marks = marks.take_while(|at| *at <= seconds * 1.0001).take(10);
+    Times {
+        seconds: (0.0..seconds).into(),
+        marks: marks.collect(),
+    }
+}
+
+/// A logarithmic axis with marks at round numbers. Left to itself, Plotters marks powers of ten only, and never comes to the
+/// end of an axis without one.
+fn logarithmic(range: Range<f64>) -> WithKeyPoints<LogCoord<f64>> {
+    let powers = (0..=13).map(|power| 10_f64.powi(power));
+    let in_range = |mark: &f64| range.contains(mark);
+    let marks = |of: &[f64]| -> Vec<f64> {
+        let marks = powers
+            .clone()
+            .flat_map(|power| of.iter().map(move |n| n * power));
+        marks.filter(in_range).collect()
+    };
+    let each = [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]];
+    let few = each.map(marks).into_iter().find(|marks| marks.len() <= 7);
+    range.log_scale().with_key_points(few.unwrap_or_default())
+}
+
 /// Microseconds, to be read at an axis.
 fn micros(time: f64) -> String {
     #[expect(
@@ -188,13 +240,18 @@ fn micros(time: f64) -> String {
     text::time(us).replace(".0 ", " ")
 }
 
-/// A moment of the run, in the unit that suits its length.
-fn since(at: f64, seconds: f64) -> String {
-    let (unit, name) = match seconds {
+/// The unit that suits a run's length, in seconds.
+fn unit(seconds: f64) -> (f64, &'static str) {
+    match seconds {
         ..180.0 => (1.0, "s"),
         180.0..10_800.0 => (60.0, "min"),
         _ => (3600.0, "h"),
-    };
+    }
+}
+
+/// A moment of the run.
+fn since(at: f64, seconds: f64) -> String {
+    let (unit, name) = unit(seconds);
     let number = format!("{:.2}", at / unit);
     let number = number.trim_end_matches('0').trim_end_matches('.');
     format!("{number} {name}")
@@ -211,6 +268,7 @@ mod tests {
     use super::super::bins;
     use super::*;
     use crate::wire::vcpus::Target;
+    use plotters::coord::ranged1d::BoldPoints;
 
     #[test]
     fn axes_have_words_that_can_be_read() {
@@ -221,7 +279,28 @@ mod tests {
         assert_eq!(since(20.0, 60.0), "20 s");
         assert_eq!(since(2.5, 10.0), "2.5 s");
         assert_eq!(since(600.0, 3600.0), "10 min");
+        assert_eq!(since(0.0, 600.0), "0 min");
         assert_eq!(since(5400.0, 36_000.0), "1.5 h");
+    }
+
+    #[test]
+    fn marks_are_round_and_few() {
+        assert_eq!(
+            times(600.0).key_points(BoldPoints(7)),
+            [0.0, 120.0, 240.0, 360.0, 480.0, 600.0]
+        );
+        assert_eq!(times(4.0).key_points(BoldPoints(7)).len(), 9);
+        assert_eq!(
+            logarithmic(4e3..6e4).key_points(BoldPoints(7)),
+            [5e3, 1e4, 2e4, 5e4]
+        );
+        assert_eq!(
+            logarithmic(1.0..2e3).key_points(BoldPoints(7)),
+            [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3]
+        );
+        assert!(times(0.001).key_points(BoldPoints(7)).len() < 11);
+        assert!(times(1e9).key_points(BoldPoints(7)).len() < 11);
+        assert!(logarithmic(1.0..1e13).key_points(BoldPoints(7)).len() < 14);
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn the_lines_say_it_all() {
     let text = text(&record());
     for part in [
         "seed 42, mix plug=4,unplug=4,cancel=1\n",
-        "120 steps in 100 s: 1,500 operations (15.0/s), 110 changes of vCPUs (1.1/s)\n",
+        "120 steps in 1m 40s: 1,500 operations (15.0/s), 110 changes of vCPUs (1.1/s)\n",
         "\nplug               100    50.0 ms  90.0 ms  99.0 ms  100 ms\n  starting",
         "\nunplug             10     10.0 ms",
         "\n  notifying.begun  10     9.5 ms",
