@@ -51,7 +51,7 @@ fn show(cell: &Cell, artifacts: &Artifacts, time: Duration) -> Result<()> {
     let kernel = cell.kernel.context("every cell has a kernel")?;
     let alone = stress::alone(artifacts, kernel, cell.scenario, time)?;
     println!(
-        "{}: {} processes, {} pages swapped out, {} times a CPU went offline and came back by itself; the kernel \
+        "{}: {} processes, {} pages swapped out, {} times a CPU came back; the kernel \
          complained {} times",
         cell.name(),
         alone.processes,

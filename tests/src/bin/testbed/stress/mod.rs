@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let markdown = table::all(seed, &done);
     fs::write(paths::bed("stress")?.join("table.md"), &markdown)?;
-    println!("\n{markdown}");
+    print!("\n{markdown}");
     let good = done.iter().all(|(_, verdict)| verdict.failure.is_none());
     Ok(if good {
         ExitCode::SUCCESS

@@ -61,7 +61,11 @@ fn others(summary: &Summary) -> String {
 fn times(summary: &Summary, change: &str) -> String {
     let milliseconds = |microseconds: u64| {
         let milliseconds = microseconds as f64 / 1000.0;
-        let digits = usize::from(milliseconds < 10.0);
+        let digits = match milliseconds {
+            ..1.0 => 2,
+            ..10.0 => 1,
+            _ => 0,
+        };
         format!("{milliseconds:.digits$}")
     };
     match summary.latency.get(change) {
@@ -83,9 +87,9 @@ pub(super) fn all(seed: u64, done: &[(Cell, Verdict)]) -> String {
     let sum =
         |number: fn(&Verdict) -> u64| done.iter().map(|(_, verdict)| number(verdict)).sum::<u64>();
     let failed = done.iter().filter(|(_, verdict)| verdict.failure.is_some());
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "\n{} guests, {} operations, {} changes, {} programs killed, {} warnings of guests' kernels, {} failures; seed {seed}",
+        "\nguests: {}, operations: {}, changes: {}, programs killed: {}, warnings of guests' kernels: {}, failures: {}; seed {seed}",
         done.len(),
         sum(|verdict| verdict.summary.operations),
         sum(|verdict| verdict.summary.changes),
@@ -151,7 +155,7 @@ mod tests {
         let failed = Verdict::failed(anyhow::anyhow!("it died"));
         let text = all(1, &[(cell(), Verdict::default()), (cell(), failed)]);
         assert!(
-            text.contains("2 guests") && text.contains("1 failures"),
+            text.contains("guests: 2") && text.contains("failures: 1"),
             "{text}"
         );
     }
