@@ -5,9 +5,11 @@
 //! thread is parked; QEMU's `DEVICE_DELETED`; the end of the vCPU's thread under Cloud Hypervisor, which has no word
 //! for it.
 //!
-//! Most of what a guest needs for either are RCU grace periods, each some ticks of waiting, which no VMM can shorten.
-//! So what the guest's kernel itself needs is measured within the same operations, and a second kind of guest has
-//! expedited grace periods.
+//! Most of what a guest needs for either it needs by itself, and no VMM can shorten it: RCU grace periods, each some
+//! ticks of waiting, in `cpus_write_lock` and `sched_cpu_deactivate`; and in a plug, where the emulated machine has one
+//! CPU, the two CPUs of the guest that wait for each other busily while each has that one for a slice of its scheduler's.
+//! So what the guest's kernel itself needs is measured within the same operations, all else is what is left, and a
+//! second kind of guest has expedited grace periods.
 
 use anyhow::{Result, ensure};
 

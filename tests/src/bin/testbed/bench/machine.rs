@@ -18,11 +18,10 @@ use super::{KERNEL, MEMORY};
 
 /// Makes the guest say on the console that a CPU is up, which the times of all VMMs end with.
 const REPORT: &str = "hotvisor.report";
-/// Linux waits ten milliseconds when it starts a CPU of AMD's sixth family, which is what the emulated one calls itself,
-/// and not at all since the fifteenth.
-const NO_DELAY: &str = "cpu_init_udelay=0";
 /// The most vCPUs of QEMU's q35 without a model of an IOMMU: of an interrupt controller with eight bits for a CPU.
 const QEMU_MOST: u32 = 255;
+/// The most vCPUs of any version of Cloud Hypervisor.
+const CLOUD_HYPERVISOR_MOST: u32 = 254;
 /// Longest time for a change, even of many vCPUs.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// The end of a thread that runs a vCPU, as Cloud Hypervisor names them.
@@ -62,9 +61,8 @@ impl Peer {
             Self::Qemu if max > QEMU_MOST => Some(
                 "n/a: QEMU 7.2's q35 has at most 288 vCPUs, and more than 255 only with an emulated IOMMU",
             ),
-            // Its own limit of that time; later versions have a higher one, and say so at the start.
-            Self::CloudHypervisor if max > 254 => {
-                Some("n/a: Cloud Hypervisor counts vCPUs with eight bits")
+            Self::CloudHypervisor if max > CLOUD_HYPERVISOR_MOST => {
+                Some("n/a: most versions of Cloud Hypervisor count vCPUs with eight bits")
             }
             _ => None,
         }
@@ -89,9 +87,7 @@ impl Plan<'_> {
             .builder(self.artifacts)
             .kernel(self.artifacts.bzimage(KERNEL))
             .initramfs(self.artifacts.initramfs(KERNEL))
-            .cmdline(&format!(
-                "console=ttyS0 quiet {REPORT} {NO_DELAY} {parameters}"
-            ))
+            .cmdline(&format!("console=ttyS0 quiet {REPORT} {parameters}"))
             .memory(MEMORY)
             .cpus(self.boot, self.max)
     }

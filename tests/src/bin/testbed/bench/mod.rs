@@ -67,8 +67,8 @@ impl Part {
 /// and command line, in turn, in the emulated machine of the test bed.
 ///
 /// With the clock `instructions` that machine counts one nanosecond for each instruction, has one CPU, and gets
-/// nothing from outside, so that a run repeats exactly, whatever else the host does; another `--seed` has other random
-/// numbers in it, and shows how much the figures depend on them. With `wall` time passes as it does, exits cost
+/// nothing from outside, so that a run of the same executables repeats to the nanosecond, whatever else the host does;
+/// another `--seed` has other random numbers in it, and shows how much the figures depend on how things fall. With `wall` time passes as it does, exits cost
 /// what emulating them costs, and the host's load shows.
 ///
 /// Prints tables: of each time the typical value (the mean of the middle half of the samples), the percentiles 50,
