@@ -38,8 +38,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 /// For how long a guest may think about a question of ours. It may be busy, and its machine emulated.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// For how long somebody must answer at the beginning.
-const OPENING: Duration = Duration::from_secs(20);
+/// After how long somebody must have answered at the beginning. The guest may still boot, in an emulated machine.
+const OPENING: Duration = Duration::from_secs(60);
 /// How often a command is tried again while the guest boots: nothing says when it is worth it.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Lines of the console that are shown.

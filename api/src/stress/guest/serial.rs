@@ -178,6 +178,9 @@ impl Serial {
             if self.answer_or_quiet(&words, until).await?.is_some() {
                 return Ok(());
             }
+            if self.with(|stream| stream.asks_for_login()) {
+                return Err(GuestError::Login);
+            }
             wait = (wait * 2).min(FIRST_WAIT * 16);
         }
         Err(self.silent("true", patience))

@@ -204,7 +204,8 @@ async fn a_guest_that_boots_is_asked_again() {
 async fn a_guest_that_waits_for_a_login_is_told_apart() {
     let (mut guest, mut fake) = Fake::new();
     fake.say("\r\nvm login: ").await;
-    let error = guest.await_up(BRIEF).await.unwrap_err();
+    // Nobody will log in, so that it is not waited for.
+    let error = guest.await_up(SOON * 100).await.unwrap_err();
     assert_eq!(error, GuestError::Login);
 }
 
