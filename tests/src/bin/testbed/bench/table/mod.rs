@@ -77,6 +77,11 @@ impl View<'_> {
                 rows.push((name, Row::new(What::Change(change), guest)));
             }
         }
+        // Else the table of sizes has the others.
+        let plain = |(_, row): &&(String, Row)| row.guest == Guest::Plain;
+        if !self.any(&rows.iter().filter(plain).cloned().collect::<Vec<_>>()) {
+            return None;
+        }
         let samples = |what| {
             let stats = self.stats(&Row::new(what, Guest::Plain), Peer::Hotvisor);
             stats.map_or(0, |stats| stats.count())

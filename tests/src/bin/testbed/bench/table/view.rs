@@ -65,7 +65,7 @@ impl View<'_> {
     }
 
     /// Whether anybody has something in one of these rows.
-    fn any(&self, rows: &[(String, Row)]) -> bool {
+    pub(super) fn any(&self, rows: &[(String, Row)]) -> bool {
         let peers = self.results.peers();
         let has = |row: &Row| peers.iter().any(|peer| self.stats(row, *peer).is_some());
         rows.iter().any(|(_, row)| has(row))
@@ -214,7 +214,8 @@ impl View<'_> {
                         None => self.nothing(&row, peer).to_owned(),
                     })
                     .collect();
-                let _ = write!(table, " {} {} |", cells.join(", "), what.unit());
+                let cell = format!("{} {}", cells.join(", "), what.unit());
+                let _ = write!(table, " {} |", cell.trim());
             }
             for &peer in others.clone() {
                 let cells: Vec<String> = most
