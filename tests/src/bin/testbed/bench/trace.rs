@@ -128,15 +128,20 @@ impl Exits {
             .context("cannot mount debugfs, where KVM counts; only root may")?;
         }
         // The name of a VM's folder is the id of the thread that made it, and a descriptor.
-        let is_vm = |name: &str| name.starts_with(|first: char| first.is_ascii_digit());
-        let mut folders = fs::read_dir(&kvm)?
+        let names: Vec<String> = fs::read_dir(&kvm)?
             .flatten()
-            .filter(|entry| is_vm(&entry.file_name().to_string_lossy()));
-        let folder = folders.next().context("KVM counts for no VM")?;
-        ensure!(folders.next().is_none(), "KVM counts for several VMs");
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        let is_vm = |name: &&String| name.starts_with(|first: char| first.is_ascii_digit());
+        let mut vms = names.iter().filter(is_vm);
+        let vm = vms.next().with_context(|| {
+            let kvm = kvm.display();
+            format!("KVM counts for no VM: in {kvm} there are only {names:?}")
+        })?;
+        ensure!(vms.next().is_none(), "KVM counts for several VMs");
         Ok(Self {
             registers: Trace::begin("registers", &REGISTERS)?,
-            all: folder.path().join("exits"),
+            all: kvm.join(vm).join("exits"),
         })
     }
 
