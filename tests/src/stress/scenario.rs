@@ -96,7 +96,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "reboot",
         about: "the guest reboots, and clients are killed in the midst",
-        options: &["--mix", "all,abandon=3,reboot=1"],
+        options: &["--mix", "all,abandon=3,reboot=2"],
         clients: true,
         steps: 12,
         ..Scenario::PLAIN
