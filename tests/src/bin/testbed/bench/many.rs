@@ -9,8 +9,8 @@ use crate::progress::Step;
 
 /// How many change at once.
 pub(super) const NUMBERS: [u32; 3] = [1, 7, 31];
-/// The most that guests bear whose clock counts instructions: with more busy vCPUs on one emulated CPU they come to
-/// a stand, because each waits for the others with a timer of its own.
+/// The most that are tried where the clock counts instructions: there all are on one emulated CPU, busily wait for each
+/// other, and seven of them take a quarter of a second to come already.
 const MOST_BY_INSTRUCTIONS: u32 = 7;
 /// How often.
 const ROUNDS: u32 = 5;
@@ -20,7 +20,7 @@ pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
     for number in NUMBERS {
         for &peer in &bench.peers {
             if bench.time == Time::Instructions && number > MOST_BY_INSTRUCTIONS {
-                let why = "so many busy vCPUs come to a stand where the clock counts instructions";
+                let why = "31 at once are measured by the wall clock only";
                 results.absent.push(absent(bench, peer, number, why));
                 continue;
             }
