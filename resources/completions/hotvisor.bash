@@ -46,6 +46,9 @@ _hotvisor() {
             hotvisor,run)
                 cmd="hotvisor__subcmd__run"
                 ;;
+            hotvisor,stress)
+                cmd="hotvisor__subcmd__stress"
+                ;;
             hotvisor,timeline)
                 cmd="hotvisor__subcmd__timeline"
                 ;;
@@ -91,6 +94,9 @@ _hotvisor() {
             hotvisor__subcmd__help,run)
                 cmd="hotvisor__subcmd__help__subcmd__run"
                 ;;
+            hotvisor__subcmd__help,stress)
+                cmd="hotvisor__subcmd__help__subcmd__stress"
+                ;;
             hotvisor__subcmd__help,timeline)
                 cmd="hotvisor__subcmd__help__subcmd__timeline"
                 ;;
@@ -113,7 +119,7 @@ _hotvisor() {
 
     case "${cmd}" in
         hotvisor)
-            opts="-h -V --help --version run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help"
+            opts="-h -V --help --version run vcpus unplug plug resize operations wait cancel watch events timeline stress check completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -195,7 +201,7 @@ _hotvisor() {
             return 0
             ;;
         hotvisor__subcmd__help)
-            opts="run vcpus unplug plug resize operations wait cancel watch events timeline check completions man help"
+            opts="run vcpus unplug plug resize operations wait cancel watch events timeline stress check completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -335,6 +341,20 @@ _hotvisor() {
             return 0
             ;;
         hotvisor__subcmd__help__subcmd__run)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotvisor__subcmd__help__subcmd__stress)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -550,6 +570,80 @@ _hotvisor() {
                     return 0
                     ;;
                 --log-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hotvisor__subcmd__stress)
+            opts="-h --api-socket --seed --duration --cycles --mix --most --timeout --guest-serial --guest-command --guest-online --allow --tolerate --console --vmm-log --report --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --api-socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cycles)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --mix)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --most)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --guest-serial)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --guest-command)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --guest-online)
+                    COMPREPLY=($(compgen -W "ours theirs" -- "${cur}"))
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=($(compgen -W "refused timed_out" -- "${cur}"))
+                    return 0
+                    ;;
+                --tolerate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --console)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vmm-log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --report)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -13,6 +13,7 @@ mod pages;
 mod progress;
 mod run;
 mod sentence;
+mod stress;
 pub(crate) mod text;
 pub(crate) mod timeline;
 mod vcpus;
@@ -49,6 +50,7 @@ enum Command {
     Watch(watch::Args),
     Events(events::Args),
     Timeline(timeline::Args),
+    Stress(Box<stress::Args>),
     Check(check::Args),
     Completions(pages::Completions),
     Man(pages::Man),
@@ -69,6 +71,7 @@ impl Cli {
             Command::Watch(args) => args.run(),
             Command::Events(args) => args.run(),
             Command::Timeline(args) => args.run(),
+            Command::Stress(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
@@ -77,7 +80,7 @@ impl Cli {
 }
 
 /// Says one thing on standard error.
-fn say(what: &dyn std::fmt::Display) {
+pub(crate) fn say(what: &dyn std::fmt::Display) {
     // Where nobody reads it, the exit code has to do.
     let _ = writeln!(std::io::stderr(), "hotvisor: {what}");
 }

@@ -158,6 +158,50 @@ impl Client {
             .await
     }
 
+    /// Has the machine do something that needs no words.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) async fn order(&mut self, target: &str) -> Result<Answer> {
+        self.ask(&Method::PUT, target, Vec::new(), Duration::ZERO)
+            .await
+    }
+
+    /// Asks for a change that is the same one however often it is asked for with this key.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) async fn put_once(
+        &mut self,
+        target: &str,
+        body: &impl Serialize,
+        key: &str,
+    ) -> Result<Answer> {
+        let body = serde_json::to_vec(body).unwrap_or_default();
+        let mut request = request(&Method::PUT, target, body)?;
+        if let Ok(key) = key.parse() {
+            request.headers_mut().insert("idempotency-key", key);
+        }
+        let Ok(answer) = timeout(self.patience, self.exchange(request)).await else {
+            let found = format!("no answer to PUT {target} after {:?}", self.patience);
+            return Err(Failure::broken(&self.path, found));
+        };
+        answer
+    }
+
+    /// Another connection to the same VM.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub(crate) async fn another(&self) -> Result<Self> {
+        Self::connect(&self.path).await
+    }
+
+    /// The VM's socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     async fn ask(
         &mut self,
         method: &Method,

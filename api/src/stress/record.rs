@@ -32,6 +32,10 @@ pub(crate) struct Record {
 
 /// A step of the mix.
 #[derive(Clone, Debug)]
+#[expect(
+    dead_code,
+    reason = "a record says which it was, and no page shows each one"
+)]
 pub(crate) struct StepDone {
     pub(crate) number: u64,
     pub(crate) kind: Kind,
@@ -42,6 +46,10 @@ pub(crate) struct StepDone {
 
 /// A part of an operation that has ended.
 #[derive(Clone, Debug)]
+#[expect(
+    dead_code,
+    reason = "a record says which it was, and no page shows each one"
+)]
 pub(crate) struct ChangeDone {
     /// When it ended, since the start.
     pub(crate) at: Duration,

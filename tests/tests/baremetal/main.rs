@@ -18,6 +18,7 @@ mod machine;
 mod metrics;
 mod pause;
 mod served;
+mod stress;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             lifecycle::tests(),
             pause::tests(),
             served::tests(),
+            stress::tests(),
         ]
         .concat(),
     })

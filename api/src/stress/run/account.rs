@@ -1,0 +1,81 @@
+//! Puts down what became of each change, and how long it took.
+
+use super::{Run, Stop};
+use crate::stress::model::Told;
+use crate::stress::record::ChangeDone;
+use crate::wire::operations::{Code, Operation, Part};
+use crate::wire::vcpus::{Target, Timeline, VcpuDetail};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+fn moment(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
+}
+
+/// From its acceptance to its end.
+fn whole(operation: &Operation) -> Duration {
+    let ended = operation.ended_at.as_deref().and_then(moment);
+    let times = ended.zip(moment(&operation.created_at));
+    times
+        .and_then(|(ended, created)| ended.duration_since(created).ok())
+        .unwrap_or_default()
+}
+
+impl Run {
+    pub(super) async fn account(&mut self, told: &[Told], step: u64) -> Result<(), Stop> {
+        let mut details: BTreeMap<u32, VcpuDetail> = BTreeMap::new();
+        for told in told {
+            for part in &told.ended.vcpus {
+                let made = part
+                    .outcome
+                    .as_ref()
+                    .is_some_and(|o| o.code == Code::Succeeded);
+                if made && !details.contains_key(&part.id) {
+                    let path = format!("/api/v1/vcpus/{}", part.id);
+                    details.insert(part.id, self.client.get(&path).await?.read()?);
+                }
+                let change = self.change(&told.ended, part, details.get(&part.id), step);
+                self.record.changes.extend(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(
+        &self,
+        operation: &Operation,
+        part: &Part,
+        detail: Option<&VcpuDetail>,
+        step: u64,
+    ) -> Option<ChangeDone> {
+        let outcome = part.outcome.as_ref()?;
+        let ended = operation.ended_at.as_deref().and_then(moment);
+        let at = ended.and_then(|at| at.duration_since(self.record.started_at).ok());
+        let timeline = detail.and_then(|vcpu| match part.to {
+            Target::Online => vcpu.timeline.plug.as_ref(),
+            Target::Offline => vcpu.timeline.unplug.as_ref(),
+        });
+        // A later change the same way has taken its place, or an earlier one did the work of this.
+        let same = |timeline: &&Timeline| timeline.operation == operation.id;
+        let timeline = timeline.filter(same);
+        let micros = Duration::from_micros;
+        Some(ChangeDone {
+            at: at.unwrap_or_default(),
+            step,
+            operation: operation.id,
+            vcpu: part.id,
+            to: part.to,
+            code: outcome.code,
+            ost: outcome.ost,
+            total: timeline.map_or_else(|| whole(operation), |timeline| micros(timeline.total_us)),
+            phases: timeline
+                .map(|timeline| {
+                    let steps = timeline.phases.iter();
+                    steps
+                        .map(|step| (step.phase.clone(), micros(step.us)))
+                        .collect()
+                })
+                .unwrap_or_default(),
+        })
+    }
+}

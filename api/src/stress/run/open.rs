@@ -1,0 +1,175 @@
+//! The beginning: what there is, and whether a run makes sense with it.
+
+use super::Run;
+use crate::client::{Client, Failure};
+use crate::stress::check::events::{Story, Stream};
+use crate::stress::check::host::Host;
+use crate::stress::guest::{Channel, Guest};
+use crate::stress::mix::{Kind, Mix};
+use crate::stress::model::{self, Allowed, Model};
+use crate::stress::plan::Plan;
+use crate::stress::record::Record;
+use crate::wire::machine::{Ping, SerialMode, VmInfo, VmState};
+use crate::wire::operations::Operations;
+use crate::wire::vcpus::Vcpus;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Connections for changes beside the first.
+const MORE: usize = 2;
+
+/// What a run is to do, and with what.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) seed: u64,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) cycles: Option<u64>,
+    /// None: what is usual.
+    pub(crate) mix: Option<String>,
+    pub(crate) most: Option<u32>,
+    /// Each operation's own.
+    pub(crate) timeout: Duration,
+    pub(crate) channel: Channel,
+    /// Nobody in the guest takes CPUs offline by itself.
+    pub(crate) ours: bool,
+    pub(crate) allowed: Allowed,
+    pub(crate) tolerate: Vec<String>,
+    pub(crate) vmm_log: Option<PathBuf>,
+}
+
+fn bad(asked: &str, found: &str, remedy: &str) -> Failure {
+    Failure::input(asked, found, remedy)
+}
+
+impl Run {
+    /// Finds out what there is.
+    ///
+    /// # Errors
+    /// The VM cannot be reached, or this cannot be done with it as it is.
+    pub(crate) async fn open(mut client: Client, mut options: Options) -> Result<Self, Failure> {
+        let info: VmInfo = client.get("/api/v1/vm.info").await?.read()?;
+        if info.state != VmState::Running {
+            let found = format!("its machine is {:?}", info.state);
+            return Err(bad("a stress of the VM", &found, "have it run first"));
+        }
+        let serial = &info.config.serial;
+        if options.channel.console.is_none() && serial.mode == SerialMode::File {
+            let here = |path: &PathBuf| path.is_absolute() && path.is_file();
+            options.channel.console = serial.file.clone().filter(here);
+        }
+        let stream = client.events(None).await?;
+        let (vcpus, last) = at_rest(&mut client).await?;
+        let before = super::look::operations(&mut client).await?;
+        let guest = Guest::open(&options.channel).await?;
+        let mix = mix(&options, &guest)?;
+        let most = options.most.unwrap_or(vcpus.max);
+        let plugged = Model::new(&vcpus, last, options.allowed).plugged();
+        if most == 0 || plugged.len() > usize::try_from(most).unwrap_or(usize::MAX) {
+            let found = format!("the machine has {} already", plugged.len());
+            return Err(bad(
+                &format!("--most {most}"),
+                &found,
+                "allow as many at least",
+            ));
+        }
+        let ping: Ping = client.get("/api/v1/vmm.ping").await?.read()?;
+        let mut more = Vec::new();
+        for _ in 0..MORE {
+            more.push(client.another().await?);
+        }
+        let host = seen(ping.pid, vcpus.max);
+        let plan = Plan::new(options.seed, mix.clone(), vcpus.max, most, plugged.clone());
+        let record = Record {
+            seed: options.seed,
+            mix: mix.to_string(),
+            started_at: SystemTime::now(),
+            elapsed: Duration::ZERO,
+            max: vcpus.max,
+            guest: guest.answers(),
+            steps: Vec::new(),
+            changes: Vec::new(),
+            operations: 0,
+            answers: BTreeMap::new(),
+            warnings: Vec::new(),
+            contradiction: None,
+        };
+        Ok(Self {
+            model: Model::new(&vcpus, last, options.allowed),
+            stream: Stream::begin(stream, Story::begin(&vcpus)),
+            options,
+            client,
+            more,
+            guest,
+            host,
+            plan: Some(plan),
+            record,
+            started: Instant::now(),
+            first: plugged,
+            before,
+            paused: false,
+            refusing: false,
+            key: fastrand::u64(..),
+        })
+    }
+
+    /// What is done, as it could be given to `--mix`, and with which seed.
+    pub(crate) fn said(&self) -> String {
+        let Record { seed, mix, .. } = &self.record;
+        format!("seed {seed}, mix {mix}")
+    }
+}
+
+/// The VM's process, where its threads may be seen.
+fn seen(pid: u32, max: u32) -> Option<Host> {
+    let host = Host::open(pid, max);
+    host.inspect_err(|e| {
+        crate::cli::say(&format_args!(
+            "the threads of the VM (process {pid}) may not be seen: {e}; be root or its user to have them compared"
+        ));
+    })
+    .ok()
+}
+
+fn mix(options: &Options, guest: &Guest) -> Result<Mix, Failure> {
+    let offers = guest.offers();
+    if guest.answers() {
+        for missing in offers.missing() {
+            crate::cli::say(&format_args!(
+                "not everything can be done in the guest: {missing}"
+            ));
+        }
+    }
+    let possible = |kind: Kind| match kind {
+        Kind::Offline => guest.answers() && offers.offline,
+        Kind::Refuse => guest.answers() && offers.profile,
+        Kind::Eject => guest.answers() && offers.eject,
+        kind => guest.answers() || !kind.needs_guest(),
+    };
+    match &options.mix {
+        None => Ok(Mix::usual(possible)),
+        Some(text) => Mix::parse(text, possible),
+    }
+}
+
+/// The vCPUs, none of which is under way, and the last operation.
+async fn at_rest(client: &mut Client) -> Result<(Vcpus, u64), Failure> {
+    let asked = "a stress of the VM";
+    let operations: Operations = client.get("/api/v1/operations").await?.read()?;
+    let running = operations.operations.iter().find(|o| o.ended_at.is_none());
+    if let Some(operation) = running {
+        let found = format!("operation {} is under way", operation.id);
+        return Err(bad(asked, &found, "wait for its end, or cancel it"));
+    }
+    let vcpus: Vcpus = client.get("/api/v1/vcpus").await?.read()?;
+    if let Some(id) = model::moving(&vcpus).first() {
+        let found = format!("something is under way with vCPU {id}");
+        return Err(bad(asked, &found, "wait until it is at rest"));
+    }
+    if vcpus.max < 2 {
+        let remedy = "start it with --cpus boot=N,max=M, M being 2 or more";
+        return Err(bad(asked, "it can have 1 vCPU", remedy));
+    }
+    let last = operations.operations.iter().map(|o| o.id).max();
+    Ok((vcpus, last.unwrap_or(0)))
+}
