@@ -8,6 +8,7 @@ mod cpus;
 mod end;
 mod hotplug;
 mod pause;
+mod stress;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     if let Some(code) = hotplug::run_if_vmm() {
         return code;
     }
-    harness::main(Suite {
+    let code = harness::main(Suite {
         requirement: Requirement::LongMode,
         packages: &[],
         files: || Ok(Vec::new()),
@@ -29,7 +30,10 @@ fn main() -> ExitCode {
             end::tests(),
             hotplug::tests(),
             pause::tests(),
+            stress::tests(),
         ]
         .concat(),
-    })
+    });
+    stress::close();
+    code
 }

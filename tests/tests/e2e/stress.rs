@@ -1,0 +1,74 @@
+//! Short forms of the scenarios of `cargo testbed stress`, each with the same steps every time. They share one guest for
+//! each kernel, because a boot takes longer than most of them; one that fails leaves it to nobody.
+
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use hotvisor_tests::artifacts::Image;
+use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::kernels::Kernel;
+use hotvisor_tests::stress::{ALL, Guest, Limits, Scenario};
+
+/// The guest that the next test may have.
+static SHARED: Mutex<Option<(Kernel, Guest)>> = Mutex::new(None);
+
+/// What the steps follow from.
+const SEED: u64 = 1;
+
+/// How many lines of what was said are shown of a run that failed.
+const SHOWN: usize = 60;
+
+pub(crate) fn tests() -> Vec<Test> {
+    let mut tests = Vec::new();
+    for &kernel in Kernel::ALL {
+        for scenario in ALL.iter().filter(|scenario| !scenario.bare) {
+            let name = format!("stress::{}", scenario.name);
+            let run = move |context: &Context, kernel: Kernel| stressed(context, kernel, scenario);
+            tests.push(Test::with_image(&name, Image::Loaded(kernel), run));
+        }
+    }
+    tests
+}
+
+/// Ends the guest that nobody wants any more, if some tests were left out.
+pub(crate) fn close() {
+    drop(take());
+}
+
+fn take() -> Option<(Kernel, Guest)> {
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn stressed(context: &Context, kernel: Kernel, scenario: &'static Scenario) -> Result<()> {
+    let guest = match take() {
+        Some((its, guest)) if its == kernel => guest,
+        // Not with this scenario's load: the next one has another.
+        _ => Guest::boot(&context.artifacts, kernel, &Scenario::PLAIN)?,
+    };
+    guest.load(scenario)?;
+    let limits = Limits {
+        seed: SEED,
+        steps: Some(scenario.steps),
+        quiet: true,
+        ..Limits::default()
+    };
+    let folder = tempfile::tempdir()?;
+    let run = guest.stress(scenario, &limits, folder.path(), 1)?;
+    run.good().with_context(|| {
+        let said = fs::read_to_string(folder.path().join("1-said.txt")).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        guest
+            .vm()
+            .evidence(lines[lines.len().saturating_sub(SHOWN)..].join("\n"))
+    })?;
+    guest.at_work(scenario)?;
+    guest.load(&Scenario::PLAIN)?;
+    let last = ALL.iter().rfind(|scenario| !scenario.bare);
+    if last == Some(scenario) {
+        return guest.end();
+    }
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    *shared = Some((kernel, guest));
+    Ok(())
+}
