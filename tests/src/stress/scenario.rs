@@ -43,7 +43,7 @@ pub const ALL: &[Scenario] = &[
         about: "every CPU is busy all the time",
         load: Some("busy"),
         processes: 5,
-        steps: 10,
+        steps: 4,
         ..Scenario::PLAIN
     },
     Scenario {
@@ -67,7 +67,7 @@ pub const ALL: &[Scenario] = &[
         about: "timers, work queues and grace periods of RCU",
         load: Some("timers"),
         processes: 8,
-        steps: 10,
+        steps: 4,
         ..Scenario::PLAIN
     },
     Scenario {
@@ -75,7 +75,7 @@ pub const ALL: &[Scenario] = &[
         about: "more memory in use than there is, and swap",
         load: Some("memory"),
         processes: 4,
-        steps: 10,
+        steps: 4,
         ..Scenario::PLAIN
     },
     Scenario {
@@ -98,7 +98,7 @@ pub const ALL: &[Scenario] = &[
         about: "the guest reboots, and clients are killed in the midst",
         options: &["--mix", "all,abandon=3,reboot=2"],
         clients: true,
-        steps: 12,
+        steps: 8,
         ..Scenario::PLAIN
     },
     Scenario {
@@ -128,7 +128,7 @@ impl Scenario {
         parameters: "",
         options: &[],
         clients: false,
-        steps: 15,
+        steps: 5,
         bare: false,
     };
 

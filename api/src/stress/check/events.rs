@@ -181,6 +181,14 @@ impl Story {
         self.operations.values().any(of)
     }
 
+    /// An operation of those that were heard of since strangers were last looked for, if it has ended.
+    pub(crate) fn ended(&self, id: u64) -> Option<Operation> {
+        let heard = self.operations.get(&id);
+        heard
+            .filter(|operation| operation.ended_at.is_some())
+            .cloned()
+    }
+
     /// The last of them.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.shown.iter().cloned().collect()

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Most requests in one step.
 const MANY: u64 = 4;
+/// Requests in a boot.
+const STEADY: u64 = 40;
 
 /// Chooses vCPUs and moments. What it takes to be plugged is what would be so if every request were met; where one is not,
 /// a choice is now and then one that changes nothing.
@@ -219,9 +221,9 @@ impl Chooser {
         id
     }
 
-    /// Requests for whatever.
-    pub(super) fn many(&mut self) -> Vec<Ask> {
-        (0..2 + self.below(MANY)).map(|_| self.any()).collect()
+    /// Requests for as long as a guest boots; where that takes longer, they come again.
+    pub(super) fn steady(&mut self) -> Vec<Ask> {
+        (0..STEADY).map(|_| self.any()).collect()
     }
 
     /// Requests that are for and against the same vCPU, and some others.

@@ -133,7 +133,7 @@ impl Plan {
             Kind::Refuse => Doing::Refuse(choose.fewer()),
             Kind::Eject => Doing::Eject(choose.eject()),
             Kind::Reboot => Doing::Reboot,
-            Kind::Boot => Doing::Boot(choose.many()),
+            Kind::Boot => Doing::Boot(choose.steady()),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::stress::guest::{Did, GuestError};
 use crate::stress::model::{Told, With};
 use crate::stress::plan::{Ask, Doing, Step};
 use crate::wire::operations::Operation;
+use crate::wire::problem::Reason;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -371,19 +372,11 @@ impl Run {
             cancelled,
         } in begun
         {
-            let path = format!("/api/v1/operations/{}", accepted.id);
-            let ended = loop {
-                let left = until.saturating_duration_since(Instant::now());
-                let operation: Operation = self.client.wait(&path, left).await?.read()?;
-                if operation.ended_at.is_some() {
-                    break operation;
-                }
-                if Instant::now() + Duration::from_secs(1) >= until {
-                    return Err(Stop::because(format!(
-                        "operation {} (`{ask}`) has not ended after {limit:?}, and its time was {:?}: {operation:?}",
-                        accepted.id, self.options.timeout
-                    )));
-                }
+            let Some(ended) = self.end(accepted.id, until).await? else {
+                return Err(Stop::because(format!(
+                    "operation {} (`{ask}`) has not ended after {limit:?}, and its time was {:?}",
+                    accepted.id, self.options.timeout
+                )));
             };
             told.push(Told {
                 ask,
@@ -393,6 +386,34 @@ impl Run {
             });
         }
         Ok(told)
+    }
+
+    /// An operation as it ended; none where it does not until then.
+    async fn end(&mut self, id: u64, until: Instant) -> Done<Option<Operation>> {
+        let path = format!("/api/v1/operations/{id}");
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.client.wait(&path, left).await {
+                Ok(answer) => {
+                    let operation: Operation = answer.read()?;
+                    if operation.ended_at.is_some() {
+                        return Ok(Some(operation));
+                    }
+                }
+                // The VM keeps some hundred that have ended, and a boot has time for more. There was an event of it.
+                Err(Failure::Said(said)) if said.problem.code == Reason::Unknown => {
+                    self.stream.catch_up();
+                    if let Some(operation) = self.stream.story().ended(id) {
+                        return Ok(Some(operation));
+                    }
+                    self.stream.next(until).await?;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+            if Instant::now() + Duration::from_secs(1) >= until {
+                return Ok(None);
+            }
+        }
     }
 
     /// What was there at the beginning is there again.
