@@ -1,5 +1,7 @@
 //! Short forms of the scenarios of `cargo testbed stress`, each with the same steps every time. They share one guest for
 //! each kernel, because a boot takes longer than most of them; one that fails leaves it to nobody.
+//!
+//! Requests in the midst of a boot have tests of their own (`hotplug::during_boot`), which are short.
 
 use std::fs;
 use std::sync::{Mutex, PoisonError};
@@ -22,13 +24,18 @@ const SHOWN: usize = 60;
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = Vec::new();
     for &kernel in Kernel::ALL {
-        for scenario in ALL.iter().filter(|scenario| !scenario.bare) {
+        for scenario in short() {
             let name = format!("stress::{}", scenario.name);
             let run = move |context: &Context, kernel: Kernel| stressed(context, kernel, scenario);
             tests.push(Test::with_image(&name, Image::Loaded(kernel), run));
         }
     }
     tests
+}
+
+fn short() -> impl Iterator<Item = &'static Scenario> {
+    ALL.iter()
+        .filter(|scenario| !scenario.bare && scenario.name != "boot")
 }
 
 /// Ends the guest that nobody wants any more, if some tests were left out.
@@ -64,7 +71,7 @@ fn stressed(context: &Context, kernel: Kernel, scenario: &'static Scenario) -> R
     })?;
     guest.at_work(scenario)?;
     guest.load(&Scenario::PLAIN)?;
-    let last = ALL.iter().rfind(|scenario| !scenario.bare);
+    let last = short().last();
     if last == Some(scenario) {
         return guest.end();
     }
