@@ -33,7 +33,8 @@ pub struct Builder {
     max_cpus: u32,
     memory: u32,
     serial: String,
-    ignored: Option<String>,
+    /// What a shell does before it becomes Hotvisor.
+    before: Vec<String>,
     api: bool,
     machine: bool,
     args: Vec<String>,
@@ -87,7 +88,7 @@ impl Builder {
             max_cpus: 1,
             memory: 512,
             serial: "tty".to_owned(),
-            ignored: None,
+            before: Vec::new(),
             api: true,
             machine: true,
             args: Vec::new(),
@@ -141,7 +142,14 @@ impl Builder {
     /// Starts Hotvisor with these signals (`HUP INT`) ignored, as `nohup` does.
     #[must_use]
     pub fn ignoring(mut self, signals: &str) -> Self {
-        self.ignored = Some(signals.to_owned());
+        self.before.push(format!("trap '' {signals}"));
+        self
+    }
+
+    /// Starts Hotvisor where a process has this many descriptors unless it asks for more.
+    #[must_use]
+    pub fn descriptors(mut self, number: u32) -> Self {
+        self.before.push(format!("ulimit -Sn {number}"));
         self
     }
 
@@ -218,11 +226,12 @@ impl Builder {
     }
 
     fn hotvisor(&self, folder: &Path) -> Command {
-        let mut command = match &self.ignored {
-            None => Command::new(&self.program),
-            Some(signals) => {
+        let mut command = match &self.before[..] {
+            [] => Command::new(&self.program),
+            before => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("trap '' {signals}; exec \"$0\" \"$@\"")]);
+                let before = before.join("; ");
+                shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]);
                 shell.arg(&self.program);
                 shell
             }

@@ -16,11 +16,21 @@ pub(crate) fn tests() -> Vec<Test> {
         test("machine::unclaimed_ports_read_all_ones", ports),
         test("machine::unclaimed_addresses_read_all_ones", addresses),
         test("machine::serial_input_interrupts", serial_interrupts),
+        test("machine::more_vcpus_than_usual_descriptors", descriptors),
     ]
 }
 
 fn answers(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 1, 1)?.boot()?;
+    guest.expect("ping", "pong")?;
+    guest.power_off()
+}
+
+/// What is usual are 1,024 descriptors, and each vCPU has two.
+fn descriptors(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 40, 40)?
+        .with(|vm| vm.descriptors(64))
+        .boot()?;
     guest.expect("ping", "pong")?;
     guest.power_off()
 }

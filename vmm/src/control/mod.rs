@@ -22,8 +22,10 @@ use crate::hotplug::client::Client;
 use crate::hotplug::notifier::Notifier;
 use driver::Driver;
 use hotplug::Published;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use queue::Queue;
 use std::sync::Arc;
+use tracing::debug;
 
 /// The control thread to be, and a way to reach it.
 pub struct Control {
@@ -67,9 +69,20 @@ impl Control {
     /// or those that clients ask for.
     #[must_use]
     pub fn run(self, rules: Rules, config: Option<VmConfig>, signals: Signals) -> End {
+        raise_descriptors();
         match Driver::new(rules, config, signals, self) {
             Ok(driver) => driver.run_to_end(),
             Err(error) => End::Failed(error),
         }
+    }
+}
+
+/// Lets this process have as many descriptors as the host allows it: each vCPU has two, and the 1,024 that are usual at
+/// first are for programs that `select`.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        debug!("the limit of descriptors stays: {error}");
     }
 }

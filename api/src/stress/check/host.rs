@@ -100,7 +100,8 @@ impl Host {
             found.push(format!("the VM has {} threads", threads.len()));
         }
         if let (Some(before), Ok(now)) = (self.descriptors, self.descriptors())
-            && now > before + self.max + CONNECTIONS
+            // Each vCPU has two.
+            && now > before + 2 * self.max + CONNECTIONS
         {
             found.push(format!("the VM has {now} descriptors, and had {before}"));
         }
