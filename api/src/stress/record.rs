@@ -32,30 +32,16 @@ pub(crate) struct Record {
 
 /// A step of the mix.
 #[derive(Clone, Debug)]
-#[expect(
-    dead_code,
-    reason = "a record says which it was, and no page shows each one"
-)]
 pub(crate) struct StepDone {
-    pub(crate) number: u64,
     pub(crate) kind: Kind,
-    /// When it began, since the start.
-    pub(crate) at: Duration,
     pub(crate) took: Duration,
 }
 
 /// A part of an operation that has ended.
 #[derive(Clone, Debug)]
-#[expect(
-    dead_code,
-    reason = "a record says which it was, and no page shows each one"
-)]
 pub(crate) struct ChangeDone {
     /// When it ended, since the start.
     pub(crate) at: Duration,
-    pub(crate) step: u64,
-    pub(crate) operation: u64,
-    pub(crate) vcpu: u32,
     pub(crate) to: Target,
     pub(crate) code: Code,
     pub(crate) ost: Option<[u32; 2]>,

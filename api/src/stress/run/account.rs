@@ -22,7 +22,7 @@ fn whole(operation: &Operation) -> Duration {
 }
 
 impl Run {
-    pub(super) async fn account(&mut self, told: &[Told], step: u64) -> Result<(), Stop> {
+    pub(super) async fn account(&mut self, told: &[Told]) -> Result<(), Stop> {
         let mut details: BTreeMap<u32, VcpuDetail> = BTreeMap::new();
         for told in told {
             for part in &told.ended.vcpus {
@@ -34,7 +34,7 @@ impl Run {
                     let path = format!("/api/v1/vcpus/{}", part.id);
                     details.insert(part.id, self.client.get(&path).await?.read()?);
                 }
-                let change = self.change(&told.ended, part, details.get(&part.id), step);
+                let change = self.change(&told.ended, part, details.get(&part.id));
                 self.record.changes.extend(change);
             }
         }
@@ -46,7 +46,6 @@ impl Run {
         operation: &Operation,
         part: &Part,
         detail: Option<&VcpuDetail>,
-        step: u64,
     ) -> Option<ChangeDone> {
         let outcome = part.outcome.as_ref()?;
         let ended = operation.ended_at.as_deref().and_then(moment);
@@ -61,9 +60,6 @@ impl Run {
         let micros = Duration::from_micros;
         Some(ChangeDone {
             at: at.unwrap_or_default(),
-            step,
-            operation: operation.id,
-            vcpu: part.id,
             to: part.to,
             code: outcome.code,
             ost: outcome.ost,

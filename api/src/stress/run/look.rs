@@ -21,18 +21,13 @@ pub(super) async fn operations(client: &mut Client) -> Result<u64, Failure> {
 }
 
 impl Run {
-    pub(super) async fn look(
-        &mut self,
-        told: Vec<Told>,
-        with: With,
-        step: u64,
-    ) -> Result<(), Stop> {
+    pub(super) async fn look(&mut self, told: Vec<Told>, with: With) -> Result<(), Stop> {
         let until = Instant::now() + SOON;
         let vcpus = self.rest(until).await?;
         let ours: BTreeSet<u64> = told.iter().map(|told| told.accepted.id).collect();
         let ended: Vec<u64> = ours.iter().copied().collect();
         self.stream.reach(&vcpus, &ended, until).await?;
-        self.account(&told, step).await?;
+        self.account(&told).await?;
         let ejects =
             with.ejected.is_some() || with.busy.is_some() || self.options.allowed.timed_out;
         let story = self.stream.story();

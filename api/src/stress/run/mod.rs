@@ -119,9 +119,7 @@ impl Run {
                 }
             }
             self.record.steps.push(StepDone {
-                number: step.number,
                 kind: step.kind,
-                at,
                 took: self.record.elapsed.saturating_sub(at),
             });
             show(&self.record);
@@ -170,7 +168,7 @@ impl Run {
 
     async fn step(&mut self, step: &Step) -> Result<(), Stop> {
         let (begun, with) = self.act(step).await?;
-        self.look(begun, with, step.number).await
+        self.look(begun, with).await
     }
 
     /// Leaves the machine as it was found: running, and at an orderly end with the vCPUs that it had.

@@ -18,9 +18,6 @@ pub(in super::super) fn change(at: u64, to: Target, code: Code, ms: u64) -> Chan
     };
     ChangeDone {
         at: millis(at),
-        step: at,
-        operation: at,
-        vcpu: 1,
         to,
         code,
         ost: (code == Code::Refused).then_some([3, 0x82]),
@@ -43,13 +40,11 @@ pub(in super::super) fn record() -> Record {
     changes.extend((1..=3).map(refused));
     changes.push(late);
     let step = |number| StepDone {
-        number,
         kind: match number % 3 {
             0 => Kind::Plug,
             1 => Kind::Unplug,
             _ => Kind::Cancel,
         },
-        at: millis(number * 800),
         took: millis(number),
     };
     Record {
