@@ -110,8 +110,13 @@ impl Run {
             return failure.into();
         }
         let said = format!("`{asked}` was answered {answer}: {failure}");
-        *self.record.answers.entry(answer).or_default() += 1;
+        self.count(answer);
         Stop::because(said)
+    }
+
+    /// Puts a no of the API's down.
+    fn count(&mut self, answer: String) {
+        *self.record.answers.entry(answer).or_default() += 1;
     }
 
     fn begun(&mut self, ask: &Ask, accepted: Operation) -> Begun {
@@ -196,7 +201,7 @@ impl Run {
             Ok(_) => Ok(true),
             Err(failure) => match answer(&failure) {
                 Some(answer) if answer == "409 conflict" => {
-                    *self.record.answers.entry(answer).or_default() += 1;
+                    self.count(answer);
                     Ok(false)
                 }
                 _ => Err(self.no(&format!("cancel {operation}"), failure)),
@@ -222,7 +227,7 @@ impl Run {
         };
         match answer(&failure) {
             Some(answer) if answer == "409 paused" => {
-                *self.record.answers.entry(answer).or_default() += 1;
+                self.count(answer);
             }
             _ => return Err(self.no(&more.to_string(), failure)),
         }
@@ -352,7 +357,7 @@ impl Run {
             }
         }
         for answer in answers {
-            *self.record.answers.entry(answer).or_default() += 1;
+            self.count(answer);
         }
         let mut begun = Vec::new();
         for (ask, accepted) in all {

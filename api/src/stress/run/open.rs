@@ -64,7 +64,8 @@ impl Run {
         let guest = Guest::open(&options.channel).await?;
         let mix = mix(&options, &guest)?;
         let most = options.most.unwrap_or(vcpus.max);
-        let plugged = Model::new(&vcpus, last, options.allowed).plugged();
+        let model = Model::new(&vcpus, last, options.allowed);
+        let plugged = model.plugged();
         if most == 0 || plugged.len() > usize::try_from(most).unwrap_or(usize::MAX) {
             let found = format!("the machine has {} already", plugged.len());
             return Err(bad(
@@ -95,7 +96,7 @@ impl Run {
             contradiction: None,
         };
         Ok(Self {
-            model: Model::new(&vcpus, last, options.allowed),
+            model,
             stream: Stream::begin(stream, Story::begin(&vcpus)),
             options,
             client,
