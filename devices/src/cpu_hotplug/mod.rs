@@ -15,6 +15,7 @@
 //! | eject the boot CPU | it is ignored, posted and logged |
 //! | eject an empty slot, or the same CPU twice | so is this |
 //! | eject a CPU whose insertion it has not acknowledged: an eject meant for the CPU before | so is this |
+//! | not look after an eject whether the CPU is gone | it learns of the next one when it is announced again |
 //! | eject a CPU that nobody asked for | policy says: it loses the CPU, or so is this |
 //! | eject the CPU that it does this on | like any other: the write returns, and the machine stops the CPU later |
 //! | eject at any time after a request that was not taken back, its event cleared or not | it is honoured |
@@ -85,6 +86,9 @@ pub enum What {
     },
     /// It ejected where this has no effect.
     EjectIgnored(Ignored),
+    /// It has seen that the CPU that it ejected is gone. Another one was inserted meanwhile, and is to be
+    /// announced now.
+    SeenEmpty,
 }
 
 /// Why an eject has no effect.
@@ -141,10 +145,20 @@ struct State {
     events: BTreeSet<u32>,
     selector: u32,
     command: Command,
-    /// Where command 0 has led the guest's scan; it leaves with the next command 0 or selection.
-    scanned: Option<u32>,
+    led: Led,
     guest_eject: GuestEject,
     sink: Arc<dyn HotplugSink>,
+}
+
+/// How the selector came to where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Led {
+    /// The guest has selected the CPU.
+    ByGuest,
+    /// Command 0 has led the guest's scan there.
+    ByScan,
+    /// Command 0 has found no event, and left it where it was: what is read then is not about this CPU.
+    Nowhere,
 }
 
 /// A guest's access without an effect.
@@ -185,7 +199,7 @@ impl CpuHotplug {
                 events: BTreeSet::new(),
                 selector: 0,
                 command: Command::NextWithEvent,
-                scanned: None,
+                led: Led::Nowhere,
                 guest_eject,
                 sink,
             }),
@@ -194,12 +208,15 @@ impl CpuHotplug {
     }
 
     /// Puts a CPU into its slot, enabled, with the insert event set, and not known to the guest yet.
-    /// Returns the number of this insertion. Where there is a CPU already, it is announced again.
+    /// Returns the number of this insertion. Where there is a CPU already, its event is set again.
+    ///
+    /// A guest that is about to look whether the CPU that it has just ejected is gone does not see this one
+    /// before it has: [`What::SeenEmpty`] is posted then, and the guest to be notified anew.
     pub fn insert(&self, cpu: u32) -> u32 {
         self.change(cpu, Slot::insert).unwrap_or(0)
     }
 
-    /// Sets the insert event of a CPU again, for a guest that has not answered.
+    /// Sets the insert event of a CPU again, for a guest that has not answered; it sees the CPU from now on.
     pub fn announce(&self, cpu: u32) {
         self.change(cpu, Slot::announce);
     }
@@ -222,7 +239,7 @@ impl CpuHotplug {
     /// Drops the authorisation to eject a CPU: the guest has finally refused.
     pub fn revoke_eject(&self, cpu: u32) {
         let mut state = lock(&self.state);
-        let scanned = state.scanned == Some(cpu);
+        let scanned = state.led == Led::ByScan && state.selector == cpu;
         state.change(cpu, |slot| slot.revoke_eject(scanned));
     }
 
@@ -301,6 +318,9 @@ impl State {
         Ok(match (register, self.command) {
             (Register::Flags, _) => {
                 self.selected(Slot::shown)?;
+                if self.led == Led::ByGuest {
+                    self.vacated()?;
+                }
                 u32::from(flags)
             }
             // CPU n has local APIC id n, as the MADT says.
@@ -309,6 +329,14 @@ impl State {
             // The high half of every answer is zero.
             (Register::Selector | Register::Command, _) => 0,
         })
+    }
+
+    /// The guest has seen, or shows that it knows, that the CPU that it ejected from the selected slot is gone.
+    fn vacated(&mut self) -> Result<(), NoEffect> {
+        if self.selected(Slot::vacated)? {
+            self.post(What::SeenEmpty)?;
+        }
+        Ok(())
     }
 
     fn write_flags(&mut self, value: u8) -> Result<(), NoEffect> {
@@ -353,8 +381,9 @@ impl State {
         self.command = Command::from_number(number).ok_or(NoEffect::NoCommand)?;
         if self.command == Command::NextWithEvent {
             let from_here_on = self.events.range(self.selector..);
-            self.scanned = from_here_on.chain(&self.events).next().copied();
-            if let Some(cpu) = self.scanned {
+            let found = from_here_on.chain(&self.events).next().copied();
+            self.led = found.map_or(Led::Nowhere, |_| Led::ByScan);
+            if let Some(cpu) = found {
                 self.selector = cpu;
                 self.selected(Slot::shown)?;
             }
@@ -366,14 +395,14 @@ impl State {
         match self.command {
             Command::OstSource => self.selected(|slot| slot.ost_source = value),
             Command::OstStatus => {
-                let source = self.selected(|slot| {
-                    if INSERTION_SOURCES.contains(&slot.ost_source) {
-                        slot.acknowledge_insertion();
-                    }
-                    slot.ost_source
-                })?;
+                let source = self.selected(|slot| slot.ost_source)?;
                 let status = value;
-                self.post(What::Status { source, status })
+                if INSERTION_SOURCES.contains(&source) {
+                    self.selected(Slot::acknowledge_insertion)?;
+                    return self.post(What::Status { source, status });
+                }
+                self.post(What::Status { source, status })?;
+                self.vacated()
             }
             Command::NextWithEvent | Command::ArchId => Err(NoEffect::NoArgument),
         }
@@ -381,7 +410,7 @@ impl State {
 
     fn select(&mut self, cpu: u32) -> Result<(), NoEffect> {
         self.selector = cpu;
-        self.scanned = None;
+        self.led = Led::ByGuest;
         self.selected(|_| ())
     }
 }

@@ -11,6 +11,10 @@ use super::{GuestEject, Ignored, Request};
 pub(super) struct Slot {
     /// The CPU in it.
     cpu: Option<Cpu>,
+    /// The guest has ejected the CPU before, and has not looked since whether that one is gone, as it does next
+    /// (`_STA` after `_EJ0`: ACPI 6.3, section 6.3.3). What it would see is the next one, and it would take the
+    /// eject for failed; so whatever is in the slot by then is not shown yet.
+    pub(super) vacating: bool,
     /// How often a CPU was inserted since the machine's start.
     plug: u32,
     /// Source event of the `_OST` that is being put together.
@@ -62,19 +66,27 @@ impl Slot {
     /// slot, it says of the one before: `_EJ0` comes before the last `_OST`, and another CPU may come between.
     pub(super) fn meant(&self, ejection: bool) -> u32 {
         match &self.cpu {
-            Some(cpu) if ejection && !cpu.known => self.plug.wrapping_sub(1),
+            Some(cpu) if self.vacating || ejection && !cpu.known => self.plug.wrapping_sub(1),
             _ => self.plug,
         }
     }
 
-    pub(super) fn has_event(&self) -> bool {
-        self.cpu
-            .as_ref()
-            .is_some_and(|cpu| cpu.insert.pending || cpu.remove.pending)
+    /// The CPU that the guest can see.
+    fn visible(&mut self) -> Option<&mut Cpu> {
+        self.cpu.as_mut().filter(|_| !self.vacating)
     }
 
-    /// The flags, as they are; nothing is taken for read.
+    pub(super) fn has_event(&self) -> bool {
+        self.flags() & (INSERT | REMOVE) != 0
+    }
+
+    /// The flags, as the guest would see them; nothing is taken for read.
     pub(super) fn flags(&self) -> u8 {
+        if self.vacating { 0 } else { self.held() }
+    }
+
+    /// The flags of what is in the slot, shown or not.
+    pub(super) fn held(&self) -> u8 {
         self.cpu.as_ref().map_or(0, |cpu| {
             let bit = |set, flag| if set { flag } else { 0 };
             ENABLED | bit(cpu.insert.pending, INSERT) | bit(cpu.remove.pending, REMOVE)
@@ -83,16 +95,21 @@ impl Slot {
 
     /// The guest was shown the flags, or was led here by command 0, which tells as much.
     pub(super) fn shown(&mut self) {
-        if let Some(cpu) = &mut self.cpu {
+        if let Some(cpu) = self.visible() {
             cpu.seen = true;
             cpu.insert.read |= cpu.insert.pending;
             cpu.remove.read |= cpu.remove.pending;
         }
     }
 
+    /// The guest knows that the CPU that it ejected is gone. Whether another one is there to be shown now.
+    pub(super) fn vacated(&mut self) -> bool {
+        std::mem::take(&mut self.vacating) && self.cpu.is_some()
+    }
+
     /// The guest clears an event. Whether it was set.
     pub(super) fn acknowledge(&mut self, request: Request) -> bool {
-        let Some(cpu) = &mut self.cpu else {
+        let Some(cpu) = self.visible() else {
             return false;
         };
         let event = match request {
@@ -107,14 +124,14 @@ impl Slot {
 
     /// The guest has answered to the insertion.
     pub(super) fn acknowledge_insertion(&mut self) {
-        if let Some(cpu) = &mut self.cpu {
+        if let Some(cpu) = self.visible() {
             cpu.known = true;
         }
     }
 
     /// The guest ejects the CPU, of a slot that is not the boot CPU's.
     pub(super) fn eject(&mut self, policy: GuestEject) -> Result<Eject, Ignored> {
-        let cpu = self.cpu.as_ref().ok_or(Ignored::Empty)?;
+        let cpu = self.visible().ok_or(Ignored::Empty)?;
         // Before the authorisation: that one may be for this CPU, and the eject for the one before it.
         if !cpu.known {
             return Err(Ignored::NotYetKnown);
@@ -124,6 +141,7 @@ impl Slot {
         }
         let requested = cpu.authorised;
         self.cpu = None;
+        self.vacating = true;
         Ok(Eject { requested })
     }
 
@@ -133,11 +151,17 @@ impl Slot {
             self.plug = self.plug.wrapping_add(1);
             self.cpu = Some(Cpu::default());
         }
-        self.announce();
+        self.set_insert_event();
         self.plug
     }
 
+    /// Sets the insert event again. A guest that has not looked by now after an eject is not waited for.
     pub(super) fn announce(&mut self) {
+        self.vacating = false;
+        self.set_insert_event();
+    }
+
+    fn set_insert_event(&mut self) {
         if let Some(cpu) = &mut self.cpu {
             cpu.insert.pending = true;
         }

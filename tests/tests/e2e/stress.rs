@@ -1,7 +1,5 @@
 //! Short forms of the scenarios of `cargo testbed stress`, each with the same steps every time. They share one guest for
 //! each kernel, because a boot takes longer than most of them; one that fails leaves it to nobody.
-//!
-//! Requests in the midst of a boot have tests of their own (`hotplug::during_boot`), which are short.
 
 use std::fs;
 use std::sync::{Mutex, PoisonError};
@@ -34,8 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 fn short() -> impl Iterator<Item = &'static Scenario> {
-    ALL.iter()
-        .filter(|scenario| !scenario.bare && scenario.name != "boot")
+    ALL.iter().filter(|scenario| !scenario.bare)
 }
 
 /// Ends the guest that nobody wants any more, if some tests were left out.

@@ -59,11 +59,25 @@ impl Bed {
         None
     }
 
-    /// The flags of all CPUs, looked at from outside: a guest's look would leave traces.
-    fn all_flags(&self) -> Vec<u8> {
+    /// All slots, looked at from outside: a guest's look would leave traces.
+    fn slots(&self) -> Vec<Looks> {
         let state = lock(&self.controller.state);
-        state.slots.iter().map(Slot::flags).collect()
+        let looks = |slot: &Slot| Looks {
+            held: slot.held(),
+            shown: slot.flags(),
+            vacating: slot.vacating,
+        };
+        state.slots.iter().map(looks).collect()
     }
+}
+
+/// A slot's flags as the host has set them, and as the guest would see them.
+#[derive(Clone, Copy)]
+struct Looks {
+    held: u8,
+    shown: u8,
+    /// The guest has ejected a CPU, and not shown since that it knows it to be gone.
+    vacating: bool,
 }
 
 /// What the rules say of a CPU, kept beside the controller from nothing but the steps and the notices.
@@ -97,68 +111,97 @@ impl Facts {
     }
 }
 
-/// Holds one step, whose flags were `before` and are `after`, against the rules.
+/// Holds one step, before and after which the slots are so, against the rules.
 fn check(
     facts: &mut [Facts],
     policy: GuestEject,
     (step, answer): (&Step, Option<bool>),
-    (before, after): (&[u8], &[u8]),
+    (before, after): (&[Looks], &[Looks]),
     posted: &[(u32, u32, What)],
 ) -> Result<(), TestCaseError> {
-    prop_assert!(posted.len() <= 1);
+    prop_assert!(posted.len() <= 2);
     for (cpu, fact) in facts.iter_mut().enumerate() {
-        let is_for = |target: u32| target as usize == cpu;
         let (was, is) = (before[cpu], after[cpu]);
-        let mut expected = was;
-        match *step {
-            Step::Insert(n) if is_for(n) => {
-                if was == 0 {
-                    fact.inserted();
-                }
-                expected |= ENABLED | INSERT;
-            }
-            Step::Announce(n) if is_for(n) && was != 0 => expected |= INSERT,
-            Step::RequestEject(n) if is_for(n) && was != 0 && cpu != 0 => {
-                fact.authorised = true;
-                expected |= REMOVE;
-            }
-            Step::WithdrawEject(n) if is_for(n) && answer == Some(true) => {
-                fact.authorised = false;
-                expected &= !REMOVE;
-            }
-            Step::RevokeEject(n) if is_for(n) => {
-                fact.authorised = false;
-                // It stays where the guest's scan is.
-                expected = (expected & !REMOVE) | (is & was & REMOVE);
-            }
-            Step::WithdrawInsert(n) if is_for(n) && answer == Some(true) => expected = 0,
-            _ => {}
-        }
-        if let Some(&(_, plug, what)) = posted.first().filter(|notice| is_for(notice.0)) {
+        let mut expected = asked(fact, cpu, (step, answer), (was.held, is.held));
+        let mut vacated = matches!(*step, Step::Read(FLAGS, 1))
+            || matches!(*step, Step::Announce(n) if n as usize == cpu);
+        let mut ejected = false;
+        for &(_, plug, what) in posted.iter().filter(|notice| notice.0 as usize == cpu) {
             let ejection = matches!(what, What::Status { source, .. } if source > 1);
-            // An insertion that is not acknowledged: it speaks of the CPU before.
-            let before = u32::from(ejection && was != 0 && !fact.known);
-            prop_assert_eq!(plug, fact.plug.wrapping_sub(before));
+            // An insertion that is not shown, or not acknowledged: it speaks of the CPU before.
+            let earlier = match what {
+                What::SeenEmpty => false,
+                _ => was.held != 0 && (was.vacating || ejection && !fact.known),
+            };
+            prop_assert_eq!(plug, fact.plug.wrapping_sub(u32::from(earlier)));
             match what {
                 What::Read(request) => {
                     let flag = [INSERT, REMOVE][request as usize];
-                    prop_assert!(was & flag != 0);
+                    prop_assert!(was.shown & flag != 0);
                     expected &= !flag;
                 }
-                What::Status { source, .. } => fact.known |= was != 0 && source <= 1,
+                What::Status { .. } if ejection => vacated = true,
+                What::Status { .. } => fact.known |= was.shown != 0,
                 What::Ejected { .. } | What::EjectIgnored(_) => {
-                    prop_assert_eq!(what, fact.eject(cpu, was != 0, policy));
-                    if let What::Ejected { .. } = what {
+                    prop_assert_eq!(what, fact.eject(cpu, was.shown != 0, policy));
+                    ejected = matches!(what, What::Ejected { .. });
+                    if ejected {
                         expected = 0;
                     }
                 }
+                What::SeenEmpty => {
+                    prop_assert!(vacated && was.vacating && !is.vacating && is.held != 0);
+                }
             }
         }
-        prop_assert_eq!(is, expected, "CPU {} after {:?}", cpu, step);
-        prop_assert!(is == 0 || is & ENABLED != 0, "an event of an empty slot");
+        prop_assert_eq!(is.held, expected, "CPU {} after {:?}", cpu, step);
+        prop_assert_eq!(is.shown, if is.vacating { 0 } else { is.held });
+        prop_assert!(
+            is.shown == 0 || is.shown & ENABLED != 0,
+            "an event of an empty slot"
+        );
+        match (was.vacating, is.vacating) {
+            (false, true) => prop_assert!(ejected),
+            (true, false) => prop_assert!(vacated),
+            _ => prop_assert!(!ejected || was.vacating),
+        }
     }
-    prop_assert!(after[0] & ENABLED != 0, "the boot CPU stays");
+    prop_assert!(after[0].shown & ENABLED != 0, "the boot CPU stays");
     Ok(())
+}
+
+/// The flags that the host's part in a step makes of `was`.
+fn asked(
+    fact: &mut Facts,
+    cpu: usize,
+    (step, answer): (&Step, Option<bool>),
+    (was, is): (u8, u8),
+) -> u8 {
+    let is_for = |target: u32| target as usize == cpu;
+    match *step {
+        Step::Insert(n) if is_for(n) => {
+            if was == 0 {
+                fact.inserted();
+            }
+            was | ENABLED | INSERT
+        }
+        Step::Announce(n) if is_for(n) && was != 0 => was | INSERT,
+        Step::RequestEject(n) if is_for(n) && was != 0 && cpu != 0 => {
+            fact.authorised = true;
+            was | REMOVE
+        }
+        Step::WithdrawEject(n) if is_for(n) && answer == Some(true) => {
+            fact.authorised = false;
+            was & !REMOVE
+        }
+        Step::RevokeEject(n) if is_for(n) => {
+            fact.authorised = false;
+            // It stays where the guest's scan is.
+            (was & !REMOVE) | (is & was & REMOVE)
+        }
+        Step::WithdrawInsert(n) if is_for(n) && answer == Some(true) => 0,
+        _ => was,
+    }
 }
 
 proptest! {
@@ -175,14 +218,15 @@ proptest! {
             fact.known = true;
         }
         for step in &steps {
-            let before = bed.all_flags();
+            let before = bed.slots();
             let answer = bed.take(step);
-            let (after, posted) = (bed.all_flags(), bed.posted());
+            let (after, posted) = (bed.slots(), bed.posted());
             check(&mut facts, policy, (step, answer), (&before, &after), &posted)?;
         }
         // A scan finds exactly what is there.
-        let flags = bed.all_flags();
-        let with_event = (0u32..4).filter(|cpu| flags[*cpu as usize] & (INSERT | REMOVE) != 0);
+        let slots = bed.slots();
+        let has_event = |looks: &Looks| looks.shown & (INSERT | REMOVE) != 0;
+        let with_event = (0u32..4).filter(|cpu| has_event(&slots[*cpu as usize]));
         let mut found = Vec::new();
         while let Some(cpu) = bed.next(0) {
             found.push(cpu);

@@ -330,6 +330,7 @@ impl Coordinator {
             }
             // The controller has said so already, as often as is good.
             What::EjectIgnored(why) => return debug!(vcpu = id, "ejection ignored: {why}"),
+            What::SeenEmpty => return machine.announce(id),
         };
         self.apply(id, event, machine);
     }

@@ -21,7 +21,7 @@ use crate::inner::{self, Need};
 use crate::progress::Step;
 use cell::{Cell, FOLDER, VERDICT_FILE, Verdict, Wanted};
 
-/// Operations that each scenario has with each kernel, at least, if all of them run.
+/// Operations that each scenario has with all its kernels together, at least, if all of them run.
 const AT_LEAST: u64 = 1000;
 /// For how long a single scenario runs with each kernel, if nothing else is said.
 const A_MINUTE: Duration = Duration::from_secs(60);
@@ -56,8 +56,8 @@ pub(crate) struct Args {
     /// What the guest is to be at.
     #[arg(value_parser = scenarios())]
     scenarios: Vec<String>,
-    /// Run every scenario with every kernel: each for its share of the minutes or for a thousand operations, whichever
-    /// is later.
+    /// Run every scenario with every kernel: each for its share of the minutes, or until the scenario has had a thousand
+    /// operations, whichever is later.
     #[arg(long, conflicts_with = "scenarios")]
     all: bool,
     /// How many minutes all of it takes, without the time in which guests boot.
@@ -116,6 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         artifacts: &artifacts,
         here,
         share: share(args, cells.len()),
+        kernels: kernels(args).len().max(1) as u64,
         seed,
     };
     if args.control.is_some() {
@@ -141,16 +142,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// What is to run, in order.
 fn cells(args: &Args) -> Result<Vec<Cell>> {
-    let given: Vec<Kernel> = args.kernel.iter().copied().map(Kernel::from).collect();
-    let quick = !args.all && args.scenarios.is_empty() && args.control.is_none();
-    let kernels = match (given.is_empty(), quick) {
-        (false, _) => given,
-        (true, true) => vec![Kernel::V6_1Cloud],
-        (true, false) => Kernel::ALL.to_vec(),
-    };
+    let kernels = kernels(args);
     let scenarios: Vec<&Scenario> = if args.all {
         ALL.iter().collect()
-    } else if quick {
+    } else if is_quick(args) {
         vec![&ALL[0]]
     } else {
         let names = args.scenarios.iter().chain(&args.control);
@@ -171,6 +166,21 @@ fn cells(args: &Args) -> Result<Vec<Cell>> {
         }));
     }
     Ok(cells)
+}
+
+/// Whether nothing was said of what is to run.
+const fn is_quick(args: &Args) -> bool {
+    !args.all && args.scenarios.is_empty() && args.control.is_none()
+}
+
+/// The kernels that each scenario runs with.
+fn kernels(args: &Args) -> Vec<Kernel> {
+    let given: Vec<Kernel> = args.kernel.iter().copied().map(Kernel::from).collect();
+    match (given.is_empty(), is_quick(args)) {
+        (false, _) => given,
+        (true, true) => vec![Kernel::V6_1Cloud],
+        (true, false) => Kernel::ALL.to_vec(),
+    }
 }
 
 fn share(args: &Args, cells: usize) -> Duration {
@@ -206,6 +216,8 @@ struct Bed<'a> {
     /// Whether the host's KVM is enough.
     here: bool,
     share: Duration,
+    /// How many kernels each scenario runs with.
+    kernels: u64,
     seed: u64,
 }
 
@@ -233,7 +245,7 @@ impl Bed<'_> {
             steps: self.args.cycles,
             operations: match (self.args.all, cell.scenario.bare) {
                 (false, _) => 0,
-                (true, false) => AT_LEAST,
+                (true, false) => AT_LEAST.div_ceil(self.kernels),
                 (true, true) => 10 * AT_LEAST,
             },
             mix: self.args.mix.clone(),

@@ -1,6 +1,7 @@
 //! The coordinator, with a machine made of plain data and a guest played by the test.
 
 mod bench;
+mod board;
 mod counts;
 mod late;
 mod news;

@@ -1,185 +1,15 @@
 //! The coordinator and the real controller, with threads and a guest that do whatever they may, in any order.
 
 use super::super::*;
+use super::board::{Board, CPUS, Queue};
 use super::news::Follower;
-use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
-use crate::hotplug::view::ThreadView;
 use crate::hotplug::view::View;
-use hotvisor_devices::cpu_hotplug::{
-    CpuHotplug, GuestEject, HotplugSink, Notice, Request as Ask, regs,
-};
+use hotvisor_devices::cpu_hotplug::Request as Ask;
 use proptest::prelude::*;
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use vm_device::DeviceMmio;
-use vm_device::bus::MmioAddress;
 
-const CPUS: u32 = 4;
 const FOREVER: Duration = Duration::from_secs(3600);
-
-/// The control thread's queue.
-#[derive(Clone, Default)]
-struct Queue(Arc<Mutex<VecDeque<Message>>>);
-
-impl HotplugSink for Queue {
-    fn notice(&self, notice: Notice) {
-        self.post(Message::Notice(notice));
-    }
-}
-
-impl Queue {
-    fn post(&self, message: Message) {
-        self.0.lock().unwrap().push_back(message);
-    }
-
-    fn pop(&self) -> Option<Message> {
-        self.0.lock().unwrap().pop_front()
-    }
-}
-
-/// A vCPU's thread, as far as it matters: what it was told, and what it has yet to do about that.
-#[derive(Default)]
-struct Thread {
-    running: Option<u64>,
-    last: u64,
-    /// The next start fails, at once or later.
-    fails: Option<bool>,
-    todo: VecDeque<Message>,
-}
-
-/// A machine of plain data around the real controller.
-struct Board {
-    registers: CpuHotplug,
-    threads: Vec<Thread>,
-}
-
-impl Board {
-    fn new(queue: &Queue, present: impl Iterator<Item = (u32, u64)>) -> Self {
-        let present: Vec<_> = present.collect();
-        let ids = present.iter().map(|(id, _)| *id);
-        let sink = Arc::new(queue.clone());
-        let mut threads: Vec<_> = (0..CPUS).map(|_| Thread::default()).collect();
-        for (id, run) in &present {
-            threads[*id as usize].running = Some(*run);
-        }
-        Self {
-            registers: CpuHotplug::new(CPUS, ids, GuestEject::Honour, sink),
-            threads,
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.registers.mmio_write(MmioAddress(0), offset, data);
-    }
-
-    fn read(&self, offset: u64, width: usize) -> u32 {
-        let mut data = [0; 4];
-        self.registers
-            .mmio_read(MmioAddress(0), offset, &mut data[..width]);
-        u32::from_le_bytes(data)
-    }
-
-    fn flags(&self, cpu: u32) -> u8 {
-        self.write(0, &cpu.to_le_bytes());
-        u8::try_from(self.read(4, 1)).unwrap()
-    }
-
-    fn is_enabled(&self, cpu: u32) -> bool {
-        self.flags(cpu) & regs::ENABLED != 0
-    }
-
-    fn ost(&self, cpu: u32, source: u32, status: u32) {
-        self.write(0, &cpu.to_le_bytes());
-        for (command, value) in [(1, source), (2, status)] {
-            self.write(5, &[command]);
-            self.write(8, &value.to_le_bytes());
-        }
-    }
-
-    fn eject(&self, cpu: u32) {
-        self.write(0, &cpu.to_le_bytes());
-        self.write(4, &[regs::EJECT]);
-    }
-
-    /// What one pass of the guest's scan finds and clears.
-    fn scan(&self) -> Vec<(u32, Ask)> {
-        let mut found = Vec::new();
-        self.write(0, &0u32.to_le_bytes());
-        loop {
-            self.write(5, &[0]);
-            let flags = u8::try_from(self.read(4, 1)).unwrap();
-            let cpu = self.read(8, 4);
-            let (event, ask) = if flags & regs::INSERT != 0 {
-                (regs::INSERT, Ask::Insert)
-            } else if flags & regs::REMOVE != 0 {
-                (regs::REMOVE, Ask::Eject)
-            } else {
-                return found;
-            };
-            self.write(4, &[event]);
-            found.push((cpu, ask));
-        }
-    }
-}
-
-impl Machinery for Board {
-    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
-        let thread = &mut self.threads[vcpu as usize];
-        assert_eq!(thread.running, None, "started twice");
-        thread.last = run;
-        match thread.fails.take() {
-            None => {
-                thread.running = Some(run);
-                thread.todo.push_back(Message::Ready(vcpu, run));
-            }
-            Some(true) => return Err(Error::host("thread", "no room", "make room")),
-            Some(false) => {
-                let why = "no room".to_owned();
-                thread.todo.push_back(Message::NotReady(vcpu, run, why));
-            }
-        }
-        Ok(())
-    }
-    fn park(&mut self, vcpu: u32) {
-        assert_ne!(vcpu, 0, "the boot CPU was parked");
-        assert!(!self.is_enabled(vcpu), "parked while the guest has it");
-        let thread = &mut self.threads[vcpu as usize];
-        if let Some(run) = thread.running.take() {
-            thread.last = run;
-        }
-        thread.todo.push_back(Message::Parked(vcpu, thread.last));
-    }
-    fn end_thread(&mut self, _vcpu: u32) {}
-    fn thread(&self, _vcpu: u32) -> Option<ThreadView> {
-        None
-    }
-    fn insert(&mut self, vcpu: u32) -> u32 {
-        assert!(self.threads[vcpu as usize].running.is_some(), "no thread");
-        self.registers.insert(vcpu)
-    }
-    fn announce(&mut self, vcpu: u32) {
-        self.registers.announce(vcpu);
-    }
-    fn withdraw_insert(&mut self, vcpu: u32) -> bool {
-        self.registers.withdraw_insert(vcpu)
-    }
-    fn discard(&mut self, vcpu: u32) {
-        self.registers.discard(vcpu);
-    }
-    fn request_eject(&mut self, vcpu: u32) {
-        self.registers.request_eject(vcpu);
-    }
-    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
-        self.registers.withdraw_eject(vcpu)
-    }
-    fn revoke_eject(&mut self, vcpu: u32) {
-        self.registers.revoke_eject(vcpu);
-    }
-    fn acknowledge(&mut self, vcpu: u32) {
-        self.registers.acknowledge(vcpu);
-    }
-}
 
 /// What the guest does about a notification.
 #[derive(Clone, Copy, Debug)]
@@ -253,8 +83,9 @@ struct World {
     /// Notifications that the guest has not worked on, in order.
     work: VecDeque<(u32, Ask)>,
     machine: u64,
-    /// A CPU that was ejected, and of which the guest has not said so yet.
-    last_word: Option<u32>,
+    /// A CPU that was ejected, and whether the guest has looked since whether it is gone, which it does before it
+    /// says so.
+    last_word: Option<(u32, bool)>,
     published: View,
     follower: Follower,
 }
@@ -314,7 +145,11 @@ impl World {
             }
             Step::Scan => self.work.extend(self.board.scan()),
             Step::Work(manner) => self.work(manner),
-            Step::Eject(cpu) => self.board.eject(cpu),
+            Step::Eject(cpu) => {
+                self.board.eject(cpu);
+                // `_STA`, as after every eject.
+                self.board.flags(cpu);
+            }
             Step::Fail(id, now) => self.board.threads[id as usize].fails = Some(now),
             Step::Pause => self.coordinator.pause(Instant::now()),
             Step::Resume => self.coordinator.resume(Instant::now()),
@@ -326,8 +161,17 @@ impl World {
 
     fn work(&mut self, manner: Manner) {
         // Much may come between an eject and its last _OST, but no other work of the guest's.
-        if let Some(cpu) = self.last_word.take() {
-            return self.board.ost(cpu, 3, 0);
+        match self.last_word.take() {
+            Some((cpu, true)) => return self.board.ost(cpu, 3, 0),
+            Some((cpu, false)) => {
+                assert!(
+                    !self.board.is_enabled(cpu),
+                    "the eject seems to have failed"
+                );
+                self.last_word = Some((cpu, true));
+                return;
+            }
+            None => {}
         }
         let Some((cpu, ask)) = self.work.pop_front() else {
             return;
@@ -350,8 +194,8 @@ impl World {
             }
             (Ask::Eject, Manner::Obey) => {
                 self.board.ost(cpu, 3, 0x84);
-                self.board.eject(cpu);
-                self.last_word = Some(cpu);
+                let looked = !self.board.eject(cpu);
+                self.last_word = Some((cpu, looked));
             }
         }
     }
@@ -475,4 +319,29 @@ proptest! {
         let ended = world.view().operations[&operation].ended;
         prop_assert!(ended.is_some());
     }
+}
+
+/// Linux looks right after its eject whether the CPU is gone, and a plug can be quicker.
+#[test]
+fn a_vcpu_that_is_wanted_back_at_once_is_shown_when_the_guest_has_seen_it_gone() {
+    let mut world = World::new();
+    let step = |world: &mut World, target| world.step(Step::Ask(Want::One(1, target), false));
+    let host = |world: &mut World| {
+        for _ in 0..10 {
+            world.step(Step::Control);
+            world.step(Step::Thread(1));
+        }
+    };
+    step(&mut world, Target::Offline);
+    host(&mut world);
+    world.step(Step::Scan);
+    world.step(Step::Work(Manner::Obey));
+    assert_eq!(world.last_word, Some((1, false)), "it has ejected");
+    step(&mut world, Target::Online);
+    host(&mut world);
+    assert_eq!(world.coordinator.slots[1].phase.name(), "announced");
+    assert_eq!(world.board.scan(), []);
+    world.step(Step::Work(Manner::Obey));
+    host(&mut world);
+    assert_eq!(world.board.scan(), [(1, Ask::Insert)]);
 }
