@@ -7,12 +7,13 @@ use crate::stress::model::{Told, With};
 use crate::stress::plan::{Ask, Doing, Step};
 use crate::wire::operations::Operation;
 use crate::wire::problem::Reason;
-use std::pin::pin;
+use std::cell::Cell;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
+use tokio::try_join;
 
 /// How often something is asked for while a guest boots.
 const STEADILY: Duration = Duration::from_millis(50);
@@ -331,10 +332,20 @@ impl Run {
         let mut all = Vec::new();
         let mut answers = Vec::new();
         let client: &mut Client = &mut self.client;
+        let is_up = Cell::new(false);
+        let up = async {
+            self.guest.await_up(BOOT).await?;
+            is_up.set(true);
+            Ok::<_, Stop>(())
+        };
         let steadily = async {
             let mut ticks = interval(STEADILY);
             for ask in asks.iter().cycle() {
                 ticks.tick().await;
+                // Only here: who is asked has an answer that must be heard.
+                if is_up.get() {
+                    break;
+                }
                 match client.put(&ask.path(&time), ask).await {
                     Ok(answer) => all.push((ask.clone(), answer.read::<Operation>()?)),
                     Err(failure) => match answer(&failure) {
@@ -345,17 +356,7 @@ impl Run {
             }
             Ok(())
         };
-        {
-            let mut steadily = pin!(steadily);
-            let mut up = pin!(self.guest.await_up(BOOT));
-            tokio::select! {
-                up = &mut up => up?,
-                ended = &mut steadily => {
-                    ended?;
-                    up.await?;
-                }
-            }
-        }
+        try_join!(up, steadily)?;
         for answer in answers {
             self.count(answer);
         }
