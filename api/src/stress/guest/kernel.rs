@@ -59,7 +59,7 @@ const BARE: &[&str] = &[
 /// taken for a complaint.
 pub(super) const ROUGHLY: &str = "BU[G]|WARNIN[G]: |Oop[s]: |protection faul[t]|stal[l]|starve[d]|LOCKU[P]|\
     for more tha[n]|n.t di[e]|(alive|dead) stat[e]|boot_cpu faile[d]|pani[c] - |Call Trac[e]|TSC war[p]|unstabl[e]|\
-    Ejec[t] |corruptio[n]|MSR acces[s]|idle threa[d]";
+    Ejec[t] (inc|fai)|corruptio[n]|MSR acces[s]|idle threa[d]";
 
 static HEADS: LazyLock<Vec<Regex>> = LazyLock::new(|| compile(PATTERNS));
 static BARE_HEADS: LazyLock<Vec<Regex>> = LazyLock::new(|| compile(BARE));
@@ -82,6 +82,11 @@ fn parts(line: &str) -> (Option<f64>, &str) {
     let time = stamp.get(1).and_then(|time| time.as_str().parse().ok());
     let end = stamp.get(0).map_or(0, |all| all.end());
     (time, line.get(end..).unwrap_or_default().trim_start())
+}
+
+/// When a line was written, in seconds of the kernel's.
+pub(super) fn time(line: &str) -> Option<f64> {
+    parts(line).0
 }
 
 fn complains(time: Option<f64>, text: &str) -> bool {

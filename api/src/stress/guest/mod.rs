@@ -44,8 +44,9 @@ const OPENING: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Lines of the console that are shown.
 const SHOWN: usize = 120;
-/// Most lines of the kernel's log that are fetched; a serial port is slow.
-const FETCHED: u32 = 300;
+/// How many lines of the kernel's log are fetched as they are, from a complaint on. Of what follows only the heads of
+/// complaints are: a serial port is slow.
+const FETCHED: u32 = 120;
 
 /// Which ways into the guest there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,6 +109,22 @@ pub(crate) struct Guest {
     offers: Offers,
     /// How many lines of its log look like complaints.
     complaints: u64,
+    /// When the last line was written that was read of it, in seconds of the kernel's.
+    read_until: f64,
+}
+
+/// A command that says how many complaints the kernel's log has, and what it has from the one behind the first `known`
+/// on. Only what is new: a part of an old incident, cut off at another place, would be another one.
+fn log_from(known: u64) -> String {
+    let next = known + 1;
+    let rest = FETCHED + 1;
+    // A line that begins as the kernel's would be taken for one that the kernel writes now.
+    format!(
+        "dmesg | grep -cE '{ROUGHLY}'; \
+         from=$(dmesg | grep -nE '{ROUGHLY}' | sed -n '{next}p' | cut -d: -f1); \
+         [ -z \"$from\" ] || dmesg | tail -n +\"$from\" | \
+         sed -nE -e 's/^\\[/</' -e '1,{FETCHED}p' -e '{rest},${{/{ROUGHLY}/p}}'"
+    )
 }
 
 /// A word that no other question has.
@@ -152,6 +169,7 @@ impl Guest {
             other: Stream::default(),
             offers: Offers::default(),
             complaints: 0,
+            read_until: f64::NEG_INFINITY,
         }
     }
 
@@ -161,7 +179,7 @@ impl Guest {
         }
         self.await_answer(patience).await?;
         self.offers = Offers::parse(&self.run(interfere::PROBE, PATIENCE).await?.text);
-        self.read_log(false).await?;
+        self.read_new_log().await?;
         self.settle().await;
         self.other.incidents.forget();
         if let Way::Serial(serial) = &self.way {
@@ -214,26 +232,32 @@ impl Guest {
                 .lines()
                 .nth(3)
                 .and_then(|line| line.trim().parse().ok());
-            if count.ok_or_else(strange)? != self.complaints {
-                self.read_log(true).await?;
+            let count = count.ok_or_else(strange)?;
+            if count != self.complaints {
+                if count < self.complaints {
+                    // The log has wrapped around, and what is new may be anywhere in it.
+                    self.complaints = 0;
+                }
+                self.read_log().await?;
             }
         }
         self.settle().await;
         Ok(cpus)
     }
 
-    /// Reads the kernel's log for complaints, with the lines behind each.
-    async fn read_log(&mut self, whole: bool) -> Result<(), GuestError> {
+    /// Reads a kernel's log of which nothing was read before.
+    async fn read_new_log(&mut self) -> Result<(), GuestError> {
+        self.complaints = 0;
+        self.read_until = f64::NEG_INFINITY;
+        self.read_log().await
+    }
+
+    /// Reads the kernel's log from the first complaint on that was not read yet.
+    async fn read_log(&mut self) -> Result<(), GuestError> {
         if !self.offers.log {
             return Ok(());
         }
-        let behind = if whole { "-A 40 " } else { "" };
-        // A line that begins as the kernel's would be taken for one that the kernel writes now.
-        let command = format!(
-            "dmesg | grep -cE '{ROUGHLY}'; \
-             dmesg | grep -E {behind}'{ROUGHLY}' | tail -n {FETCHED} | sed 's/^\\[/</'"
-        );
-        let output = self.run(&command, PATIENCE).await?;
+        let output = self.run(&log_from(self.complaints), PATIENCE).await?;
         let mut lines = output.text.lines();
         let count: Option<u64> = lines.next().and_then(|line| line.trim().parse().ok());
         self.complaints = count.ok_or_else(|| GuestError::Strange("log", output.text.clone()))?;
@@ -242,7 +266,11 @@ impl Guest {
                 Some(rest) => format!("[{rest}"),
                 None => line.to_owned(),
             })
+            // Of a log that has wrapped around there may be the rest of an incident that was read as a whole.
+            .filter(|line| kernel::time(line).is_none_or(|time| time > self.read_until))
             .collect();
+        let times = lines.iter().filter_map(|line| kernel::time(line));
+        self.read_until = times.fold(self.read_until, f64::max);
         let add = |stream: &mut Stream| stream.lines(lines.iter().map(String::as_str));
         match &self.way {
             // There the same complaints may come by themselves, and are the same.
@@ -264,7 +292,7 @@ impl Guest {
     /// It does not, or the way to it is closed.
     pub(crate) async fn await_up(&mut self, patience: Duration) -> Result<(), GuestError> {
         self.await_answer(patience).await?;
-        self.read_log(true).await?;
+        self.read_new_log().await?;
         self.settle().await;
         self.read_console();
         self.other.incidents.forget_the_usual();

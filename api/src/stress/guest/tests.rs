@@ -271,6 +271,67 @@ async fn the_kernels_log_is_read_when_it_has_more_complaints() {
     });
     cpus.unwrap();
     assert_eq!(guest.warnings(), Vec::<String>::new());
+    // It has wrapped around, in the midst of what was read: only what came since is new.
+    guest.complaints = 5;
+    let (cpus, ()) = tokio::join!(guest.look(), async {
+        let word = fake.asked().await;
+        fake.answer(&word, "0\r\n0\r\n0\r\n2").await;
+        let word = fake.asked().await;
+        let log = "2\r\n<    7.000001] Call Trace:\r\n<    9.000000] BUG: soft lockup - CPU";
+        fake.answer(&word, log).await;
+    });
+    cpus.unwrap();
+    assert_eq!(guest.warnings(), ["[    9.000000] BUG: soft lockup - CPU"]);
+}
+
+/// By a real shell, of a log that is longer than what is fetched as it is.
+#[tokio::test]
+async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
+    let (mut guest, _child) = shell("sh", &[]);
+    guest.offers.log = true;
+    guest.run("true", SOON).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut text = String::from("[    0.000000] Linux version 6.1\n");
+    // Close to each other, so that the second is taken for a part of the first as long as that one is there.
+    text += "[    0.200000] unchecked MSR access error: RDMSR from 0x1\n";
+    text += "[    0.304904] WARNING: CPU: 0 PID: 0 at a.c:606 b+0x1/0x2\n";
+    std::fs::write(&log, &text).unwrap();
+    std::fs::write(
+        folder.path().join("dmesg"),
+        format!("#!/bin/sh\nexec cat {}\n", log.display()),
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path().join("dmesg"), mode).unwrap();
+    let read = |known: u64| {
+        format!(
+            "PATH={}:$PATH; {}",
+            folder.path().display(),
+            log_from(known)
+        )
+    };
+    let all = guest.run(&read(0), SOON).await.unwrap().text;
+    let lines: Vec<&str> = all.lines().collect();
+    assert_eq!(lines.len(), 3, "{all}");
+    assert_eq!(lines[0], "2");
+    assert!(lines[1].starts_with("<    0.200000] unchecked"), "{all}");
+    assert_eq!(guest.run(&read(2), SOON).await.unwrap().text, "2");
+    for second in 1..1000 {
+        text += &format!("[{second:5}.000000] CPU1 has been hot-added\n");
+        if second % 100 == 0 {
+            text += &format!("[{second:5}.500000] BUG: soft lockup - CPU#{second}\n");
+        }
+    }
+    std::fs::write(&log, &text).unwrap();
+    let new = guest.run(&read(2), SOON).await.unwrap().text;
+    let lines: Vec<&str> = new.lines().collect();
+    assert_eq!(lines[0], "11");
+    assert!(lines[1].starts_with("<  100.500000] BUG"), "{new}");
+    // As they are, and then the heads of the other seven; the second is among the first lines.
+    let fetched = usize::try_from(FETCHED).unwrap();
+    assert_eq!(lines.len(), 1 + fetched + 7, "{new}");
+    assert!(lines[lines.len() - 1].starts_with("<  900.500000] BUG"));
 }
 
 #[tokio::test]
