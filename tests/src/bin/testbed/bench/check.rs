@@ -15,18 +15,28 @@ const SMALLEST: f64 = 0.005;
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     compared: usize,
+    /// How many of these are of the clock that repeats.
+    repeating: usize,
+    /// What the earlier run has of the same clock and kind, and the later one has not; or the other way round.
+    missing: Vec<Key>,
     /// Series, with the typical values of both.
     apart: Vec<(Key, f64, f64)>,
 }
 
-/// Compares what both have.
+/// Compares what both have, and says what only one of them has of what both measured.
 pub(super) fn compare(earlier: &Results, later: &Results) -> Comparison {
-    let mut comparison = Comparison::default();
+    let mut comparison = Comparison {
+        missing: only_in(earlier, later)
+            .chain(only_in(later, earlier))
+            .collect(),
+        ..Comparison::default()
+    };
     for series in &later.series {
         let stats = (earlier.get(&series.key).and_then(Stats::of)).zip(Stats::of(&series.values));
         let Some((old, new)) = stats else { continue };
         let (old, new) = (old.typical(), new.typical());
         comparison.compared += 1;
+        comparison.repeating += usize::from(series.key.time == Time::Instructions);
         if (new - old).abs() > SMALLEST.max(old.abs() * TOLERANCE) {
             comparison.apart.push((series.key.clone(), old, new));
         }
@@ -34,11 +44,26 @@ pub(super) fn compare(earlier: &Results, later: &Results) -> Comparison {
     comparison
 }
 
+/// Series of `one` that `other` has not, although it has some of the same machines by the same clock.
+fn only_in(one: &Results, other: &Results) -> impl Iterator<Item = Key> {
+    let machine = |key: &Key| (key.time, key.guest, key.max, key.vcpus);
+    let measured = |key: &Key| (other.series.iter()).any(|s| machine(&s.key) == machine(key));
+    let keys = one.series.iter().map(|series| &series.key);
+    keys.filter(move |key| other.get(key).is_none() && measured(key))
+        .cloned()
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
 impl Comparison {
-    /// Whether the values of the clock that repeats are the same, of which there must be some.
+    /// Whether what the clock that repeats gave is the same, and there is some of it; values of the wall clock are
+    /// only shown, and agree with anything where there are no others.
     pub(super) fn agrees(&self) -> bool {
-        let repeats = |(key, _, _): &(Key, f64, f64)| key.time == Time::Instructions;
-        self.compared > 0 && !self.apart.iter().any(repeats)
+        let repeats = |key: &Key| key.time == Time::Instructions;
+        let wall_only = self.repeating == 0 && !self.missing.iter().any(repeats);
+        let same =
+            !self.apart.iter().any(|(key, ..)| repeats(key)) && !self.missing.iter().any(repeats);
+        self.compared > 0 && (wall_only || same)
     }
 }
 
@@ -50,6 +75,9 @@ impl fmt::Display for Comparison {
             "{apart} of {compared} typical values differ by more than {} %",
             TOLERANCE * 100.0
         )?;
+        for key in &self.missing {
+            writeln!(f, "  {}: only one of the two has it", table::name(key))?;
+        }
         for (key, old, new) in &self.apart {
             let by = (new / old - 1.0) * 100.0;
             writeln!(
@@ -96,6 +124,25 @@ mod tests {
         let old = results(Time::Wall, 10.0);
         let apart = compare(&old, &results(Time::Wall, 20.0));
         assert!(apart.agrees() && apart.apart.len() == 1);
+    }
+
+    #[test]
+    fn what_has_vanished_is_no_agreement() {
+        let mut old = results(Time::Instructions, 10.0);
+        old.add(key(Peer::Qemu, What::Change(Change::Plug)), 1.0);
+        let later = results(Time::Instructions, 10.0);
+        for found in [compare(&old, &later), compare(&later, &old)] {
+            assert!(!found.agrees());
+            assert!(found.to_string().contains("only one of the two"), "{found}");
+        }
+        // Another part was not asked for.
+        let other = Key {
+            max: 512,
+            ..key(Peer::Qemu, What::Change(Change::Plug))
+        };
+        old = results(Time::Instructions, 10.0);
+        old.add(other, 1.0);
+        assert!(compare(&old, &later).agrees());
     }
 
     #[test]

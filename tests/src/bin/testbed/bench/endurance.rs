@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 use hotvisor_tests::vm::{Footprint, Vm};
-use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::results::{Guest, Peer};
@@ -19,14 +18,14 @@ const SLACK: u64 = 128;
 const STEP: u32 = 100;
 
 /// What was seen.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Samples {
     cycles: u32,
     before: Sample,
     after: Sample,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 struct Sample {
     threads: usize,
     files: usize,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hotvisor_tests::artifacts::Artifacts;
 use hotvisor_tests::process;
-use hotvisor_tests::vm::api::{Operation, State, Target};
+use hotvisor_tests::vm::api::{Api, Operation, State, Target};
 use hotvisor_tests::vm::{BOOT, Builder, Connection, Pluggable, Qmp, Vm};
 use serde_json::json;
 
@@ -59,7 +59,7 @@ impl Peer {
     pub(super) fn refuses(self, max: u32) -> Option<&'static str> {
         match self {
             Self::Qemu if max > QEMU_MOST => Some(
-                "n/a: QEMU 7.2's q35 has at most 288 vCPUs, and more than 255 only with an emulated IOMMU",
+                "n/a: q35 of Debian 12's QEMU has at most 288 vCPUs, and more than 255 only with an emulated IOMMU",
             ),
             Self::CloudHypervisor if max > CLOUD_HYPERVISOR_MOST => {
                 Some("n/a: most versions of Cloud Hypervisor count vCPUs with eight bits")
@@ -106,8 +106,14 @@ pub(super) struct Machine {
 #[derive(Debug)]
 enum Control {
     Hotvisor(RefCell<Connection>),
-    Qemu { qmp: Qmp, cpus: Vec<Pluggable> },
-    CloudHypervisor { ends: Ends },
+    Qemu {
+        qmp: Qmp,
+        cpus: Vec<Pluggable>,
+    },
+    CloudHypervisor {
+        connection: RefCell<Connection>,
+        ends: Ends,
+    },
 }
 
 impl Machine {
@@ -124,6 +130,7 @@ impl Machine {
                 Control::Qemu { qmp, cpus }
             }
             Peer::CloudHypervisor => Control::CloudHypervisor {
+                connection: vm.api().connect()?,
                 ends: Ends::begin()?,
             },
         };
@@ -150,7 +157,9 @@ impl Machine {
                     qmp.plug(cpu.context("QEMU has no such vCPU")?, &name(vcpu))?;
                 }
             }
-            Control::CloudHypervisor { .. } => resize(&self.vm, count(vcpus)? + 1)?,
+            Control::CloudHypervisor { connection, .. } => {
+                resize(&self.vm.api().over(connection), count(vcpus)? + 1)?;
+            }
         }
         let mut last = start;
         for vcpu in vcpus {
@@ -178,9 +187,9 @@ impl Machine {
                 let names: Vec<String> = vcpus.iter().map(|vcpu| name(*vcpu)).collect();
                 qmp.unplug(&names, PATIENCE)?
             }
-            Control::CloudHypervisor { ends } => {
+            Control::CloudHypervisor { connection, ends } => {
                 ends.trace.clear()?;
-                resize(&self.vm, 1)?;
+                resize(&self.vm.api().over(connection), 1)?;
                 ends.wait(vcpus.len())?
             }
         };
@@ -234,10 +243,8 @@ fn runs_guest(thread: &str) -> bool {
 }
 
 /// Asks as clients of Cloud Hypervisor do; the answer comes before it is so.
-fn resize(vm: &Vm, vcpus: u32) -> Result<()> {
-    let answer = vm
-        .api()
-        .put("/api/v1/vm.resize", &json!({ "desired_vcpus": vcpus }))?;
+fn resize(api: &Api<'_>, vcpus: u32) -> Result<()> {
+    let answer = api.put("/api/v1/vm.resize", &json!({ "desired_vcpus": vcpus }))?;
     ensure!(answer.status == 204, "vm.resize was answered {answer:?}");
     Ok(())
 }

@@ -28,7 +28,9 @@ pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
             match one(bench, peer, number, results) {
                 Err(error) if peer != Peer::Hotvisor => {
                     eprintln!("{error:#}");
-                    let why = format!("{peer}'s guest came to a stand with {number} at once");
+                    let said = format!("{error:#}");
+                    let first = said.lines().next().unwrap_or_default();
+                    let why = format!("{peer} with {number} at once: {first}");
                     results.absent.push(absent(bench, peer, number, &why));
                 }
                 done => done?,

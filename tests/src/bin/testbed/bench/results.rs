@@ -141,14 +141,16 @@ pub(super) enum What {
     Memory {
         api: bool,
     },
-    Threads,
+    Threads {
+        api: bool,
+    },
 }
 
 impl What {
     /// What its values are.
     pub(super) fn unit(&self) -> &'static str {
         match self {
-            Self::Registers(_) | Self::Exits(_) | Self::Threads => "",
+            Self::Registers(_) | Self::Exits(_) | Self::Threads { .. } => "",
             Self::Memory { .. } => "KiB",
             _ => "ms",
         }

@@ -45,9 +45,7 @@ fn take(bench: &Bench<'_>, peer: Peer, vcpus: u32, api: bool, results: &mut Resu
         peer,
     };
     results.add(key(What::Memory { api }), vm.own_memory(MEMORY)? as f64);
-    if api {
-        results.add(key(What::Threads), vm.threads()?.len() as f64);
-    }
+    results.add(key(What::Threads { api }), vm.threads()?.len() as f64);
     vm.sh_last("poweroff -f")?;
     vm.wait_success(hotvisor_tests::vm::BOOT)
 }

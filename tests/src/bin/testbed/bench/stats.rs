@@ -29,7 +29,7 @@ impl Stats {
     }
 
     /// The mean of the middle half. Times that end with one tick or another lie in lumps, and a median leaps from one
-    /// lump to the next when a single sample moves; this does not, and no outlier moves it either.
+    /// lump to the next when a single sample moves; this does not, and of four samples or more no outlier moves it either.
     pub(super) fn typical(&self) -> f64 {
         let cut = self.sorted.len() / 4;
         let middle = &self.sorted[cut..self.sorted.len() - cut];

@@ -35,6 +35,10 @@ pub(super) fn of(results: &Results) -> String {
     for why in reasons {
         let _ = writeln!(text, "{why}.");
     }
+    let versions: Vec<&str> = results.versions.values().map(String::as_str).collect();
+    if !versions.is_empty() {
+        let _ = writeln!(text, "{}; seed {}.", versions.join("; "), results.seed);
+    }
     text
 }
 
@@ -51,7 +55,8 @@ pub(super) fn name(key: &Key) -> String {
         What::Exits(change) => format!("{}, all exits", change.name()),
         What::Memory { api: true } => "memory".to_owned(),
         What::Memory { api: false } => "memory without an API".to_owned(),
-        What::Threads => "threads".to_owned(),
+        What::Threads { api: true } => "threads".to_owned(),
+        What::Threads { api: false } => "threads without an API".to_owned(),
     };
     let Key {
         peer,
@@ -161,7 +166,11 @@ impl View<'_> {
             ),
             (
                 format!("threads, {SEVERAL} vCPUs"),
-                row(What::Threads, SEVERAL),
+                row(What::Threads { api: true }, SEVERAL),
+            ),
+            (
+                format!("threads, {SEVERAL} vCPUs, no API"),
+                row(What::Threads { api: false }, SEVERAL),
             ),
         ];
         let mut table = self.plain("resident, all but the guest's", &rows)?;

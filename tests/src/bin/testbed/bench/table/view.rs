@@ -143,7 +143,7 @@ impl View<'_> {
         both.map_or_else(|| NOTHING.to_owned(), |(ours, theirs)| ratio(ours / theirs))
     }
 
-    /// Typical values side by side.
+    /// The least values side by side: what varies from run to run is added to what every run needs.
     pub(super) fn plain(&self, title: &str, rows: &[(String, Row)]) -> Option<String> {
         if !self.any(rows) {
             return None;
@@ -158,8 +158,8 @@ impl View<'_> {
             }
             let _ = write!(table, "| {name} |");
             for &peer in &peers {
-                let cell = match self.typical(row, peer) {
-                    Some(value) => format!("{} {}", digits(value), row.what.unit()),
+                let cell = match self.stats(row, peer) {
+                    Some(stats) => format!("{} {}", digits(stats.least()), row.what.unit()),
                     None => self.nothing(row, peer).to_owned(),
                 };
                 let _ = write!(table, " {} |", cell.trim());
