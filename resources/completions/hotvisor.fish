@@ -102,7 +102,7 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l duration -d
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l cycles -d 'So many steps' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l mix -d 'How often each step is done, as in plug=4,unplug=4,resize; `all` stands for all of them that are usual' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l most -d 'At most so many vCPUs at a time' -r
-complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l timeout -d 'How long each operation may take, as in 2.5' -r
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l timeout -d 'How long each operation may take, as in 2.5; a day at most' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l guest-serial -d 'Unix socket of the guest\'s serial port, with a shell on it' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l guest-command -d 'A command that runs its last argument in a shell of the guest\'s, as in "ssh root@vm"' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l guest-online -d 'Whose it is to say which CPUs the guest has online; theirs, where somebody in the guest takes some offline meanwhile' -r -f -a "ours\t''

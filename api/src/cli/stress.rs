@@ -3,7 +3,8 @@
 use super::connection::{Connection, Exit, complain, print};
 use super::say;
 use crate::client::{Client, Failure};
-use crate::stress::record::{Contradiction, Record};
+use crate::route::TIMEOUT;
+use crate::stress::record::{Finding, Record};
 use crate::stress::run::{End, Options, Run};
 use crate::stress::{Allowed, Channel, html, summary};
 use clap::ValueEnum;
@@ -55,7 +56,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = time)]
     duration: Option<Duration>,
     /// So many steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cycles: Option<u64>,
     /// How often each step is done, as in plug=4,unplug=4,resize; `all` stands for all of them that are usual
     #[arg(long, value_name = "STEP=N,…")]
@@ -63,8 +64,8 @@ pub(super) struct Args {
     /// At most so many vCPUs at a time
     #[arg(long, value_name = "N")]
     most: Option<u32>,
-    /// How long each operation may take, as in 2.5
-    #[arg(long, value_name = "SECONDS", value_parser = time, default_value = "30")]
+    /// How long each operation may take, as in 2.5; a day at most
+    #[arg(long, value_name = "SECONDS", value_parser = limit, default_value = "30")]
     timeout: Duration,
     /// Unix socket of the guest's serial port, with a shell on it
     #[arg(long, value_name = "PATH")]
@@ -117,6 +118,18 @@ fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it is not a time: give seconds, as in 30, or 90s, 10m, 2h".to_owned())
 }
 
+/// The time of an operation, as the API takes it.
+fn limit(text: &str) -> Result<Duration, String> {
+    let (least, most) = TIMEOUT.into_inner();
+    let limit = time(text)?;
+    match TIMEOUT.contains(&limit.as_secs_f64()) {
+        true => Ok(limit),
+        false => Err(format!(
+            "an operation can have from {least} to {most} seconds"
+        )),
+    }
+}
+
 impl Args {
     pub(super) fn run(self) -> ExitCode {
         let json = self.json;
@@ -140,6 +153,7 @@ impl Args {
             },
             tolerate: self.tolerate,
             vmm_log: self.vmm_log,
+            say: |what| say(&what),
         };
         self.connection.run(json, async move |client| {
             stress(client, options, report, json).await
@@ -191,19 +205,14 @@ async fn stress(
     if let Some(page) = page {
         page.write(&record);
     }
-    if let Some(found) = &record.contradiction {
+    if let Some((_, found)) = record.finding() {
         show_evidence(found, &record);
     }
     Ok(match end {
         End::Over => Exit::Done,
         End::Contradiction => Exit::Failed,
         End::Interrupted => Exit::Running,
-        End::Lost(failure, asked) => {
-            say(&format_args!(
-                "the VM was lost in step {} ({asked}) of seed {}",
-                record.steps.len() + 1,
-                record.seed
-            ));
+        End::Lost(failure) => {
             complain(&failure, false);
             Exit::from(&failure)
         }
@@ -211,7 +220,7 @@ async fn stress(
 }
 
 /// On standard error, because standard output has its summary.
-fn show_evidence(found: &Contradiction, record: &Record) {
+fn show_evidence(found: &Finding, record: &Record) {
     let mut text = format!(
         "\nseed {}, step {}: {}\n{}\n",
         record.seed,
@@ -289,6 +298,14 @@ mod tests {
         assert_eq!(seconds("2h"), Ok(7200.0));
         for bad in ["", "0", "-1", "x", "nan", "inf", "1e400"] {
             assert!(time(bad).unwrap_err().contains("10m"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_operation_has_the_times_that_the_api_gives() {
+        assert!(limit("0.001").is_ok() && limit("24h").is_ok());
+        for bad in ["0.0005", "25h"] {
+            assert!(limit(bad).unwrap_err().contains("86400"), "{bad}");
         }
     }
 }

@@ -22,7 +22,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a request may wait for an operation, in seconds. Whoever wants more asks again.
 pub(super) const WAIT: RangeInclusive<f64> = 0.0..=3600.0;
 /// How long an operation may be given, in seconds.
-pub(super) const TIMEOUT: RangeInclusive<f64> = 1e-3..=86_400.0;
+pub(crate) const TIMEOUT: RangeInclusive<f64> = 1e-3..=86_400.0;
 
 /// What stands behind the `?`.
 #[derive(Debug, Default, PartialEq, Eq)]

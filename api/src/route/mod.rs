@@ -15,6 +15,8 @@ pub(crate) mod trouble;
 mod vcpus;
 mod vm;
 
+pub(crate) use input::TIMEOUT;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;

@@ -27,7 +27,34 @@ pub(crate) struct Record {
     pub(crate) answers: BTreeMap<String, u64>,
     /// What the guest's kernel complained of.
     pub(crate) warnings: Vec<String>,
-    pub(crate) contradiction: Option<Contradiction>,
+    pub(crate) contradiction: Option<Finding>,
+    /// Where the VM did not answer any more, or was gone.
+    pub(crate) lost: Option<Finding>,
+}
+
+impl Record {
+    /// What ended the run before its time, and what that is called.
+    pub(crate) fn finding(&self) -> Option<(&'static str, &Finding)> {
+        let contradiction = self.contradiction.as_ref();
+        let contradiction = contradiction.map(|found| ("contradiction", found));
+        contradiction.or_else(|| self.lost.as_ref().map(|found| ("the VM was lost", found)))
+    }
+}
+
+impl Finding {
+    /// Of which nothing is known yet but what was found.
+    pub(crate) fn new(step: u64, asked: String, what: Vec<String>) -> Self {
+        Self {
+            step,
+            asked,
+            what,
+            events: Vec::new(),
+            timelines: Vec::new(),
+            views: String::new(),
+            guest_console: None,
+            vmm_log: None,
+        }
+    }
 }
 
 /// A step of the mix.
@@ -50,9 +77,9 @@ pub(crate) struct ChangeDone {
     pub(crate) phases: Vec<(Cow<'static, str>, Duration)>,
 }
 
-/// Where what is so was not what must be so.
+/// A step that was the last one, and what there was to see then.
 #[derive(Clone, Debug)]
-pub(crate) struct Contradiction {
+pub(crate) struct Finding {
     pub(crate) step: u64,
     /// What was asked for in that step.
     pub(crate) asked: String,

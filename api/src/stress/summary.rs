@@ -1,6 +1,6 @@
 //! What a run came to, in a few lines, as JSON, and in one line while it goes on.
 
-use super::record::{ChangeDone, Record};
+use super::record::{ChangeDone, Finding, Record};
 use crate::cli::text;
 use crate::wire::operations::Code;
 use crate::wire::vcpus::Target;
@@ -195,10 +195,7 @@ pub(crate) fn json(record: &Record) -> Value {
         .iter()
         .map(|(to, name)| (*name, record.phases(*to).into_iter().collect()))
         .collect();
-    let contradiction = record
-        .contradiction
-        .as_ref()
-        .map(|found| json!({"step": found.step, "what": found.what}));
+    let finding = |found: &Finding| json!({"step": found.step, "what": found.what});
     json!({
         "seed": record.seed,
         "version": env!("CARGO_PKG_VERSION"),
@@ -214,7 +211,8 @@ pub(crate) fn json(record: &Record) -> Value {
         "phases": phases,
         "guest": record.guest,
         "kernel_warnings": record.warnings.len(),
-        "contradiction": contradiction,
+        "contradiction": record.contradiction.as_ref().map(finding),
+        "lost": record.lost.as_ref().map(finding),
     })
 }
 
@@ -248,15 +246,12 @@ pub(crate) fn text(record: &Record) -> String {
         (_, 0) => "no kernel message to complain of\n".to_owned(),
         (_, warnings) => format!("{} of the guest's kernel\n", counted(warnings, "complaint")),
     };
-    match &record.contradiction {
+    match record.finding() {
         None => summary + "no contradiction\n",
-        Some(found) => {
-            let what = found.what.join("\n  ");
-            summary
-                + &format!(
-                    "CONTRADICTION in step {} ({}):\n  {what}\n",
-                    found.step, found.asked
-                )
+        Some((name, found)) => {
+            let (name, what) = (name.to_uppercase(), found.what.join("\n  "));
+            let Finding { step, asked, .. } = found;
+            summary + &format!("{name} in step {step} ({asked}):\n  {what}\n")
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::vm::Vm;
 
@@ -24,6 +24,11 @@ pub(super) fn come_and_go(vm: &Vm, over: &AtomicBool) -> Result<u64> {
         let cli = vm.start_cli(client)?;
         // It is as well if it printed nothing.
         let _ = cli.stdout.wait_for("\n", 0, Instant::now() + SPAN);
+        if !cli.is_running() {
+            // None that was killed, and none that looked on.
+            let came = cli.end()?;
+            bail!("`hotvisor {}` ended by itself: {came:?}", client.join(" "));
+        }
         // Kills it.
         drop(cli);
         number += 1;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::guest::at_work;
 use super::{Guest, Scenario};
 use crate::artifacts::Artifacts;
 use crate::kernels::Kernel;
@@ -19,11 +20,11 @@ const COMES: &str = "Booting Node";
 pub struct Alone {
     /// How often one of its CPUs came back.
     pub toggled: usize,
-    /// What its kernel said meanwhile, of the level of a warning or worse.
+    /// The lines that its kernel wrote meanwhile, of the level of a warning or worse.
     pub complaints: Vec<String>,
     /// What the load printed.
     pub load: String,
-    /// How many processes the load consists of.
+    /// How many processes do the work of the load.
     pub processes: u64,
     /// How many pages went to the swap device.
     pub swapped: u64,
@@ -50,7 +51,8 @@ pub fn alone(
         said.push('\n');
     }
     let count = |text: String| text.trim().parse::<u64>().unwrap_or(0);
-    let processes = count(serial.sh("wc -l </sys/fs/cgroup/load/cgroup.procs", SOON)?);
+    at_work(&mut serial, scenario)?;
+    let processes = count(serial.sh("wc -l </sys/fs/cgroup/load/work/cgroup.procs", SOON)?);
     let swapped = count(serial.sh("sed -n 's/^pswpout //p' /proc/vmstat", SOON)?);
     let load = serial.sh("cat /run/load 2>/dev/null || true", SOON)?;
     serial.sh("load stop", SOON)?;

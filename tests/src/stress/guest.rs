@@ -270,7 +270,7 @@ impl Guest {
 }
 
 /// Waits until a load is at work.
-fn at_work(serial: &mut Serial, scenario: &Scenario) -> Result<()> {
+pub(super) fn at_work(serial: &mut Serial, scenario: &Scenario) -> Result<()> {
     let Some(load) = scenario.load else {
         return Ok(());
     };

@@ -9,7 +9,7 @@ pub struct Scenario {
     pub about: &'static str,
     /// What keeps the guest at work; see `resources/guest/load`. None in a guest without Linux.
     pub load: Option<&'static str>,
-    /// How many processes the load is, at least, while it is at work.
+    /// How many processes do the work of the load, at least.
     pub processes: u32,
     /// How many vCPUs there can be; the guest boots with all of them.
     pub vcpus: u32,
@@ -19,6 +19,8 @@ pub struct Scenario {
     pub options: &'static [&'static str],
     /// Whether programs that only look on come, and are killed in the midst of it.
     pub clients: bool,
+    /// Whether a guest that is asked often refuses now and then.
+    pub refuses: bool,
     /// How many steps the tests of every change take.
     pub steps: u64,
     /// Whether a guest takes part that is no Linux, on any KVM.
@@ -42,7 +44,7 @@ pub const ALL: &[Scenario] = &[
         name: "busy",
         about: "every CPU is busy all the time",
         load: Some("busy"),
-        processes: 5,
+        processes: 4,
         steps: 4,
         ..Scenario::PLAIN
     },
@@ -50,7 +52,7 @@ pub const ALL: &[Scenario] = &[
         name: "online",
         about: "stress-ng takes CPUs offline and brings them back",
         load: Some("online"),
-        processes: 3,
+        processes: 2,
         options: THEIRS,
         ..Scenario::PLAIN
     },
@@ -58,7 +60,7 @@ pub const ALL: &[Scenario] = &[
         name: "selftest",
         about: "the kernel's own cpu-on-off-test.sh, again and again",
         load: Some("selftest"),
-        processes: 2,
+        processes: 1,
         options: THEIRS,
         ..Scenario::PLAIN
     },
@@ -74,7 +76,7 @@ pub const ALL: &[Scenario] = &[
         name: "memory",
         about: "more memory in use than there is, and swap",
         load: Some("memory"),
-        processes: 4,
+        processes: 3,
         steps: 4,
         ..Scenario::PLAIN
     },
@@ -82,15 +84,16 @@ pub const ALL: &[Scenario] = &[
         name: "fifo",
         about: "a real-time task on each CPU that runs and sleeps",
         load: Some("fifo"),
-        processes: 6,
+        processes: 5,
         ..Scenario::PLAIN
     },
     Scenario {
         name: "refusal",
         about: "a guest that refuses at random",
         load: Some("reserve"),
-        processes: 2,
+        processes: 1,
         options: &["--allow", "refused", "--mix", "all,refuse=3"],
+        refuses: true,
         ..Scenario::PLAIN
     },
     Scenario {
@@ -128,6 +131,7 @@ impl Scenario {
         parameters: "",
         options: &[],
         clients: false,
+        refuses: false,
         steps: 5,
         bare: false,
     };

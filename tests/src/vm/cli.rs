@@ -115,6 +115,12 @@ impl Cli<'_> {
         kill(pid, signal).with_context(|| format!("cannot send {signal} to `{}`", self.line))
     }
 
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
     /// Waits until it has printed a text.
     ///
     /// # Errors

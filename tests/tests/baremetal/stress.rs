@@ -200,8 +200,14 @@ fn ended(context: &Context) -> Result<()> {
         guest.vm(),
         &came,
         1,
-        &["the VM was lost in step", "of seed 4"],
-    )
+        &[
+            "seed 4, mix",
+            "THE VM WAS LOST in step",
+            "--- the last events ---",
+        ],
+    )?;
+    anyhow::ensure!(!came.out.contains("no contradiction"), "{came:?}");
+    Ok(())
 }
 
 fn bad_input(context: &Context) -> Result<()> {

@@ -50,7 +50,7 @@ impl Model {
             let worst = worst.unwrap_or(0);
             if ended.ended_at.is_none() || worst != state_severity(ended.state) {
                 found.push(format!(
-                    "operation {} ended as {:?}, which none of its parts did",
+                    "operation {} ended as {:?}, and the worst of its parts did not",
                     ended.id, ended.state
                 ));
             }
@@ -88,7 +88,7 @@ impl Model {
             }
             Code::Refused => self.allowed.refused || with.busy == Some(part.id),
             Code::TimedOut => self.allowed.timed_out || with.busy == Some(part.id),
-            Code::Failed => with.reboot,
+            Code::Failed => false,
         };
         (!fine).then_some("and nothing accounts for that")
     }

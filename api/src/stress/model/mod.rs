@@ -34,7 +34,7 @@ pub(crate) struct With {
     pub(crate) busy: Option<u32>,
     /// The guest has ejected this vCPU by itself.
     pub(crate) ejected: Option<u32>,
-    /// The guest has started again, with which every change under way has failed.
+    /// The machine has started again, with the vCPUs that were wanted.
     pub(crate) reboot: bool,
 }
 
@@ -71,6 +71,11 @@ impl Rest {
             "online" => Some(Self::Online),
             _ => None,
         }
+    }
+
+    /// Whether it may be so later although nothing was asked: the guest may start what it has when it will.
+    fn may_become(self, later: Self) -> bool {
+        self == later || (self, later) == (Self::Plugged, Self::Online)
     }
 
     const fn target(self) -> Target {
@@ -206,16 +211,14 @@ impl Model {
                 }
                 continue;
             };
-            let must = match with.reboot {
-                // All that is wanted is started anew.
-                true => Must::Rest,
-                false => self.must(id, told, with),
-            };
+            let must = self.must(id, told, with);
             let as_must = match must {
+                // A machine that has started again has what is wanted, and its guest starts that when it will.
+                Must::Be(to) if with.reboot => rest.target() == to,
                 Must::Be(Target::Online) => rest == Rest::Online,
                 Must::Be(Target::Offline) => rest.target() == Target::Offline,
-                Must::Return => rest.target() == before.rest.target(),
-                Must::Stay => rest == before.rest,
+                Must::Stay if !with.reboot => before.rest.may_become(rest),
+                Must::Stay | Must::Return => rest.target() == before.rest.target(),
                 Must::Rest => true,
             };
             if !as_must {

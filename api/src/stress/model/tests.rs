@@ -336,11 +336,11 @@ fn an_outcome_needs_what_accounts_for_it() {
     );
     says(
         &Case::unplug().change(|case| case.told[0].ended.state = State::Refused),
-        "ended as Refused, which none of its parts did",
+        "ended as Refused, and the worst of its parts did not",
     );
     says(
         &Case::unplug().change(|case| case.told[0].ended.ended_at = None),
-        "none of its parts did",
+        "the worst of its parts did not",
     );
 }
 
@@ -411,4 +411,34 @@ fn what_the_guest_ejects_is_gone() {
     says(&case.found(), "vCPU 4 is dormant");
     case.with = with;
     assert_eq!(case.found(), "");
+}
+
+/// A machine that has started again has what was wanted of it, whatever its guest has started of that so far.
+#[test]
+fn a_reboot_loses_no_vcpu() {
+    let reboot = |now: &[&'static str]| {
+        let mut case = Case::new(Vec::new(), now);
+        case.with.reboot = true;
+        case.found()
+    };
+    let later = ["online", "plugged", "absent", "absent", "online"];
+    assert_eq!(reboot(&later), "");
+    let fewer = reboot(&["online", "absent", "absent", "absent", "online"]);
+    says(&fewer, "vCPU 1 is absent, and was Online");
+    let more = reboot(&["online", "online", "absent", "online", "online"]);
+    says(&more, "vCPU 3 is online, and was Absent");
+}
+
+#[test]
+fn a_guest_may_start_later_what_it_has() {
+    let mut model = Model::new(&vcpus(&["online", "plugged"]), 7, Allowed::default());
+    let judge = |model: &mut Model, now: &[&'static str]| {
+        let (none, with) = (BTreeMap::new(), With::default());
+        model.judge(Vec::new(), with, &vcpus(now), &none).join("; ")
+    };
+    assert_eq!(judge(&mut model, &["online", "online"]), "");
+    says(
+        &judge(&mut model, &["online", "plugged"]),
+        "vCPU 1 is plugged, and was Online",
+    );
 }

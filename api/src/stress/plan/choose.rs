@@ -23,6 +23,8 @@ pub(super) struct Chooser {
     planned: BTreeSet<u32>,
     /// As many as there may be, whatever became of the requests.
     upper: u32,
+    /// What is chosen now may come to nothing, or in another order.
+    pub(super) unsure: bool,
 }
 
 fn count(set: &BTreeSet<u32>) -> u32 {
@@ -36,6 +38,7 @@ impl Chooser {
             max,
             most: most.clamp(1, max),
             upper: count(&plugged),
+            unsure: false,
             planned: plugged,
         }
     }
@@ -132,9 +135,17 @@ impl Chooser {
         Ask::One(id, Target::Online)
     }
 
+    /// So many are asked for.
+    fn there_are(&mut self, wanted: u32) {
+        self.upper = match self.unsure {
+            true => self.upper.max(wanted),
+            false => wanted,
+        };
+    }
+
     fn exactly(&mut self, mut set: BTreeSet<u32>) -> Ask {
         set.insert(0);
-        self.upper = count(&set);
+        self.there_are(count(&set));
         self.planned.clone_from(&set);
         Ask::Set(set)
     }
@@ -177,7 +188,7 @@ impl Chooser {
         let missing = wanted.saturating_sub(count(&self.planned));
         self.planned
             .extend(free.iter().take(usize::try_from(missing).unwrap_or(0)));
-        self.upper = wanted;
+        self.there_are(wanted);
         Ask::Count(wanted)
     }
 

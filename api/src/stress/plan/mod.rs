@@ -104,6 +104,10 @@ impl Plan {
 
     fn doing(&mut self, kind: Kind) -> Doing {
         let choose = &mut self.chooser;
+        choose.unsure = matches!(
+            kind,
+            Kind::Cancel | Kind::Contradict | Kind::Offline | Kind::Refuse | Kind::Boot
+        );
         match kind {
             Kind::Plug => Doing::Ask(choose.plugs()),
             Kind::Unplug => Doing::Ask(choose.unplugs()),

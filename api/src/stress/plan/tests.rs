@@ -84,6 +84,24 @@ proptest! {
     }
 
     #[test]
+    fn what_is_taken_back_makes_no_room(seed: u64, most in 2u32..8) {
+        let mut there = 1;
+        for step in plan(seed, "plug,cancel", 12, most).take(300) {
+            if matches!(step.doing, Doing::Cancel(..)) {
+                continue;
+            }
+            for ask in asks(&step) {
+                match ask {
+                    Ask::One(..) => there += 1,
+                    Ask::Count(count) => there = *count,
+                    Ask::Set(set) => there = u32::try_from(set.len()).unwrap(),
+                }
+                prop_assert!(there <= most, "{step}");
+            }
+        }
+    }
+
+    #[test]
     fn moments_are_short_and_long(seed: u64) {
         let mut chooser = Chooser::new(seed, 4, 4, [0].into());
         let moments: Vec<_> = (0..200).map(|_| chooser.moment()).collect();

@@ -1,6 +1,6 @@
 //! What stands where on the page.
 
-use super::super::record::{Contradiction, Record};
+use super::super::record::{Finding, Record};
 use super::super::summary::{self, DIRECTIONS, Times, counted, number};
 use super::palette::{self, Colour, MEDIAN, TAIL};
 use super::{bins, plot};
@@ -32,7 +32,7 @@ pub(crate) fn html(record: &Record) -> String {
             }
             body {
                 (head(record))
-                @if let Some(found) = &record.contradiction { (evidence(found)) }
+                @if let Some((_, found)) = record.finding() { (evidence(found)) }
                 @if !record.warnings.is_empty() { (complaints(&record.warnings)) }
                 @for (to, name) in DIRECTIONS { (direction(record, to, name)) }
                 (counts(record))
@@ -45,18 +45,23 @@ pub(crate) fn html(record: &Record) -> String {
 
 /// The outcome, the figures that most are after, and what ran.
 fn head(record: &Record) -> Markup {
-    let good = record.contradiction.is_none();
     let steps = counted(record.steps.len() as u64, "step");
     let seconds = summary::span(record.elapsed);
     html! {
         h1 { "hotvisor stress" }
-        @match &record.contradiction {
-            None => div.verdict.good { "No contradiction" },
-            Some(found) => div.verdict.bad { "Contradiction in step " (found.step) },
-        }
-        p.dim {
-            @if good { "After each of " (steps) " what is so was what must be so." }
-            @else { "What is so was not what must be so, after " (steps) "." }
+        @match (&record.contradiction, &record.lost) {
+            (Some(found), _) => {
+                div.verdict.bad { "Contradiction in step " (found.step) }
+                p.dim { "What is so was not what must be so, after " (steps) "." }
+            }
+            (None, Some(found)) => {
+                div.verdict.bad { "The VM was lost in step " (found.step) }
+                p.dim { "After each of " (steps) " what is so was what must be so; then the VM did not answer." }
+            }
+            (None, None) => {
+                div.verdict.good { "No contradiction" }
+                p.dim { "After each of " (steps) " what is so was what must be so." }
+            }
         }
         dl.facts {
             (fact("operations", &number(record.operations)))
@@ -88,8 +93,8 @@ fn fact(name: &str, value: &str) -> Markup {
     html! { div { dt { (name) } dd { (value) } } }
 }
 
-fn evidence(found: &Contradiction) -> Markup {
-    let Contradiction {
+fn evidence(found: &Finding) -> Markup {
+    let Finding {
         step,
         asked,
         what,

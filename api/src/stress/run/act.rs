@@ -1,11 +1,11 @@
 //! Does what a step says, until all that it asked for has ended.
 
-use super::{BOOT, GUEST, Run, SLACK, SOON, Stop};
+use super::{BOOT, GUEST, Run, SLACK, Stop};
 use crate::client::{Client, Failure};
 use crate::stress::guest::{Did, GuestError};
 use crate::stress::model::{Told, With};
 use crate::stress::plan::{Ask, Doing, Step};
-use crate::wire::operations::Operation;
+use crate::wire::operations::{Operation, State};
 use crate::wire::problem::Reason;
 use std::cell::Cell;
 use std::time::Duration;
@@ -17,6 +17,11 @@ use tokio::try_join;
 
 /// How often something is asked for while a guest boots.
 const STEADILY: Duration = Duration::from_millis(50);
+
+/// For how long the VM is asked to wait for an operation before it is asked anew.
+const LOOK: Duration = Duration::from_secs(60);
+/// Statuses of answers that a request has while a machine starts: it is not running, or busy.
+const TOO_EARLY: [&str; 2] = ["409", "503"];
 
 /// An operation that was begun.
 #[derive(Debug)]
@@ -213,8 +218,9 @@ impl Run {
     async fn pause(&mut self, ask: &Ask, after: Duration, more: &Ask) -> Done<Begun> {
         let begun = self.ask(ask).await?;
         self.moment(&begun, after).await?;
-        self.order("vm.pause").await?;
+        // An answer may be lost on its way.
         self.paused = true;
+        self.order("vm.pause").await?;
         let path = more.path(&self.time());
         let failure = match self.client.put(&path, more).await {
             Err(failure) => failure,
@@ -273,6 +279,7 @@ impl Run {
 
     async fn offline(&mut self, vcpu: u32, ask: &Ask) -> Done<Vec<Told>> {
         let path = ask.path(&self.time());
+        self.offline = Some(vcpu);
         let (did, answer) = tokio::join!(
             self.guest.set_online(vcpu, false, GUEST),
             self.client.put(&path, ask)
@@ -287,6 +294,7 @@ impl Run {
             // Where it is gone meanwhile, or online already, there is nothing to do, and the look at it shows the rest.
             self.guest.set_online(vcpu, true, GUEST).await?;
         }
+        self.offline = None;
         Ok(told)
     }
 
@@ -316,7 +324,8 @@ impl Run {
             return Ok(false);
         }
         // The guest has only begun; it may find that it cannot.
-        let until = Instant::now() + SOON;
+        let limit = self.options.timeout + SLACK;
+        let until = Instant::now() + limit;
         while !self.stream.story().was_ejected(vcpu) {
             if !self.stream.next(until).await? {
                 return Ok(false);
@@ -325,7 +334,8 @@ impl Run {
         Ok(true)
     }
 
-    /// Asks for this and that until the guest is up again. A no is none of ours to judge while it starts.
+    /// Asks for this and that until the guest is up again. That the machine is not as far yet, or has too much to do, is no
+    /// contradiction.
     async fn boot(&mut self, asks: &[Ask]) -> Done<Vec<Begun>> {
         let time = self.time();
         self.order("vm.reboot").await?;
@@ -349,8 +359,10 @@ impl Run {
                 match client.put(&ask.path(&time), ask).await {
                     Ok(answer) => all.push((ask.clone(), answer.read::<Operation>()?)),
                     Err(failure) => match answer(&failure) {
-                        Some(answer) => answers.push(answer),
-                        None => return Err(Stop::from(failure)),
+                        Some(answer) if TOO_EARLY.iter().any(|no| answer.starts_with(no)) => {
+                            answers.push(answer);
+                        }
+                        _ => return Err(Stop::from(failure)),
                     },
                 }
             }
@@ -399,7 +411,7 @@ impl Run {
         let path = format!("/api/v1/operations/{id}");
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.client.wait(&path, left).await {
+            match self.client.wait(&path, left.min(LOOK)).await {
                 Ok(answer) => {
                     let operation: Operation = answer.read()?;
                     if operation.ended_at.is_some() {
@@ -422,17 +434,23 @@ impl Run {
         }
     }
 
-    /// What was there at the beginning is there again.
-    pub(super) async fn restore(&mut self) -> Done<()> {
+    /// Has what was there at the beginning be there again; says why it is not, where the guest may refuse.
+    pub(super) async fn restore(&mut self) -> Done<Option<String>> {
         let begun = self.ask(&Ask::Set(self.first.clone())).await?;
         let told = self.ends(vec![begun]).await?;
-        self.record.elapsed = self.started.elapsed();
-        for one in told {
-            let fine = one.ended.state == crate::wire::operations::State::Succeeded;
-            if !fine {
-                return Err(Stop::because(format!("{:?}", one.ended)));
-            }
-        }
-        Ok(())
+        let mut why = told
+            .iter()
+            .filter(|told| told.ended.state != State::Succeeded)
+            .flat_map(|told| told.ended.vcpus.iter())
+            .filter_map(|part| {
+                Some(format!(
+                    "vCPU {}: {}",
+                    part.id,
+                    part.outcome.as_ref()?.detail
+                ))
+            });
+        let why = why.next();
+        self.look(told, With::default()).await?;
+        Ok(why)
     }
 }

@@ -3,8 +3,7 @@
 use super::{GUEST, Run};
 use crate::client::Client;
 use crate::stress::guest;
-use crate::stress::plan::Step;
-use crate::stress::record::Contradiction;
+use crate::stress::record::Finding;
 use crate::wire::vcpus::{Timeline, Vcpu, VcpuDetail, Vcpus};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -82,30 +81,26 @@ async fn detail(client: &mut Client, id: u32) -> Option<VcpuDetail> {
 }
 
 impl Run {
-    pub(super) async fn evidence(&mut self, step: &Step, what: Vec<String>) -> Contradiction {
+    /// Adds to what was found all else that there is to see: first what needs nobody's answer.
+    pub(super) async fn evidence(&mut self, found: &mut Finding) {
         self.stream.catch_up();
-        let mut shown = Vec::new();
-        for id in named(&what).into_iter().take(TIMELINES) {
+        found.events = self.stream.story().lines();
+        if let Some(path) = self.options.vmm_log.as_deref() {
+            let tail = guest::tail(path, LOG);
+            let tail = tail.unwrap_or_else(|e| format!("{}: {e}", path.display()));
+            found.vmm_log = Some(tail);
+        }
+        let console = self.guest.console();
+        found.guest_console = (!console.is_empty()).then_some(console);
+        // Where the step did not get as far as its look.
+        found.what.extend(self.complaints());
+        for id in named(&found.what).into_iter().take(TIMELINES) {
             if let Some(detail) = detail(&mut self.client, id).await {
-                shown.extend(timelines(&detail));
+                found.timelines.extend(timelines(&detail));
             }
         }
-        let views = self.views().await;
-        let console = self.guest.console();
-        let log = self.options.vmm_log.as_deref();
-        Contradiction {
-            step: step.number,
-            asked: step.to_string(),
-            what,
-            events: self.stream.story().lines(),
-            timelines: shown,
-            views,
-            guest_console: (!console.is_empty()).then_some(console),
-            vmm_log: log.map(|path| {
-                let tail = guest::tail(path, LOG);
-                tail.unwrap_or_else(|e| format!("{}: {e}", path.display()))
-            }),
-        }
+        found.views = self.views().await;
+        found.what.extend(self.complaints());
     }
 
     async fn views(&mut self) -> String {

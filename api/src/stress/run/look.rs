@@ -7,7 +7,11 @@ use crate::stress::model::{self, Told, With};
 use crate::wire::machine::{VmInfo, VmState};
 use crate::wire::vcpus::Vcpus;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long guest and host have until they are looked at again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Operations that have ended so far, by the metrics.
 pub(super) async fn operations(client: &mut Client) -> Result<u64, Failure> {
@@ -94,6 +98,8 @@ impl Run {
                 found.extend(open);
                 return Ok(found);
             }
+            // The guest needs these CPUs as well.
+            self.stream.next(until.min(Instant::now() + AGAIN)).await?;
         }
     }
 
@@ -106,7 +112,7 @@ impl Run {
     }
 
     /// What the guest's kernel complains of, and is not to be passed over.
-    fn complaints(&mut self) -> Vec<String> {
+    pub(super) fn complaints(&mut self) -> Vec<String> {
         let tolerate = &self.options.tolerate;
         let new = self.guest.warnings().into_iter();
         let new = new.filter(|said| !tolerate.iter().any(|text| said.contains(text)));

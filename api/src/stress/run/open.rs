@@ -13,6 +13,7 @@ use crate::wire::machine::{Ping, SerialMode, VmInfo, VmState};
 use crate::wire::operations::Operations;
 use crate::wire::vcpus::Vcpus;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,7 +37,12 @@ pub(crate) struct Options {
     pub(crate) allowed: Allowed,
     pub(crate) tolerate: Vec<String>,
     pub(crate) vmm_log: Option<PathBuf>,
+    /// Tells the user something, in a line of its own.
+    pub(crate) say: Say,
 }
+
+/// Takes what is to be said.
+pub(crate) type Say = fn(&dyn Display);
 
 fn bad(asked: &str, found: &str, remedy: &str) -> Failure {
     Failure::input(asked, found, remedy)
@@ -79,7 +85,7 @@ impl Run {
         for _ in 0..MORE {
             more.push(client.another().await?);
         }
-        let host = seen(ping.pid, vcpus.max);
+        let host = seen(ping.pid, vcpus.max, options.say);
         let plan = Plan::new(options.seed, mix.clone(), vcpus.max, most, plugged.clone());
         let record = Record {
             seed: options.seed,
@@ -94,6 +100,7 @@ impl Run {
             answers: BTreeMap::new(),
             warnings: Vec::new(),
             contradiction: None,
+            lost: None,
         };
         Ok(Self {
             model,
@@ -110,6 +117,7 @@ impl Run {
             before,
             paused: false,
             refusing: false,
+            offline: None,
             key: fastrand::u64(..),
         })
     }
@@ -122,11 +130,12 @@ impl Run {
 }
 
 /// The VM's process, where its threads may be seen.
-fn seen(pid: u32, max: u32) -> Option<Host> {
+fn seen(pid: u32, max: u32, say: Say) -> Option<Host> {
     let host = Host::open(pid, max);
     host.inspect_err(|e| {
-        crate::cli::say(&format_args!(
-            "the threads of the VM (process {pid}) may not be seen: {e}; be root or its user to have them compared"
+        say(&format_args!(
+            "the threads of the VM (process {pid}) may not be seen: {e}; be root, or its user where ptrace is allowed, \
+             to have them compared"
         ));
     })
     .ok()
@@ -136,7 +145,7 @@ fn mix(options: &Options, guest: &Guest) -> Result<Mix, Failure> {
     let offers = guest.offers();
     if guest.answers() {
         for missing in offers.missing() {
-            crate::cli::say(&format_args!(
+            (options.say)(&format_args!(
                 "not everything can be done in the guest: {missing}"
             ));
         }

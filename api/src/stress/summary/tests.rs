@@ -1,5 +1,5 @@
 use super::super::mix::Kind;
-use super::super::record::{Contradiction, StepDone};
+use super::super::record::{Finding, StepDone};
 use super::*;
 use std::time::SystemTime;
 
@@ -60,11 +60,12 @@ pub(in super::super) fn record() -> Record {
         answers: [("409 paused".to_owned(), 7)].into(),
         warnings: Vec::new(),
         contradiction: None,
+        lost: None,
     }
 }
 
-pub(in super::super) fn contradiction() -> Contradiction {
-    Contradiction {
+pub(in super::super) fn contradiction() -> Finding {
+    Finding {
         step: 121,
         asked: "unplug vCPU 3".to_owned(),
         what: vec!["the guest has <3> & more online".to_owned()],
@@ -203,4 +204,15 @@ fn numbers_are_easy_to_read() {
         ["0", "999", "1,000", "1,234,567"]
     );
     assert_eq!(counted(1, "step"), "1 step");
+}
+
+/// A run of which nobody knows how it would have gone on is no good one.
+#[test]
+fn a_vm_that_was_lost_is_said_to_be() {
+    let mut record = record();
+    record.lost = Some(contradiction());
+    let text = text(&record);
+    assert!(text.contains("THE VM WAS LOST in step"), "{text}");
+    assert!(!text.contains("no contradiction"), "{text}");
+    assert!(!json(&record)["lost"].is_null());
 }

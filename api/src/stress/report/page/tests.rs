@@ -111,7 +111,7 @@ fn a_long_run_is_a_small_page() {
     };
     record.changes = (0..100_000).map(one).collect();
     record.warnings = vec!["x".repeat(1 << 20)];
-    record.contradiction = Some(Contradiction {
+    record.contradiction = Some(Finding {
         views: "ä".repeat(1 << 20),
         ..contradiction()
     });
@@ -132,4 +132,14 @@ fn a_run_of_nothing_has_a_page() {
         "{text}"
     );
     assert!(!text.contains("NaN"), "{text}");
+}
+
+#[test]
+fn a_vm_that_was_lost_is_no_good_run() {
+    let mut record = record();
+    record.lost = Some(contradiction());
+    let page = html(&record);
+    read(&page);
+    assert!(page.contains("The VM was lost in step 121"));
+    assert!(!page.contains("No contradiction"));
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::stress::{Guest, Limits, Scenario, Summary};
@@ -15,6 +15,8 @@ pub(super) const FOLDER: &str = "/tmp/stress";
 /// The file with the [`Verdict`] in it.
 pub(super) const VERDICT_FILE: &str = "verdict.json";
 
+/// A guest that refuses now and then has done so in that many operations.
+const OFTEN: u64 = 100;
 /// How many runs make up for one that had too few operations, at most.
 const RUNS: u32 = 4;
 
@@ -49,12 +51,12 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// That of a cell that could not be run.
-    pub(super) fn failed(error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            failure: Some(format!("{:#}", error.into())),
-            ..Self::default()
-        }
+    /// Takes down what was wrong: what the first line says; the rest is evidence, and is kept in the folder.
+    pub(super) fn fail(&mut self, error: &anyhow::Error, folder: &Path) {
+        let failure = format!("{error:#}");
+        // Shown it was all the same.
+        let _ = fs::write(folder.join("failure.txt"), &failure);
+        self.failure = failure.lines().next().map(str::to_owned);
     }
 }
 
@@ -75,11 +77,8 @@ impl Cell {
     pub(super) fn run(&self, artifacts: &Artifacts, wanted: &Wanted, folder: &Path) -> Verdict {
         let mut verdict = Verdict::default();
         if let Err(error) = self.try_run(artifacts, wanted, folder, &mut verdict) {
-            let failure = format!("{error:#}");
-            // The first line says what; the rest is evidence.
-            let _ = fs::write(folder.join("failure.txt"), &failure);
-            eprintln!("{}: {failure}", self.name());
-            verdict.failure = failure.lines().next().map(str::to_owned);
+            eprintln!("{}: {error:#}", self.name());
+            verdict.fail(&error, folder);
         }
         verdict
     }
@@ -112,7 +111,32 @@ impl Cell {
                 break;
             }
         }
-        guest.end()
+        guest.end()?;
+        self.came_to_it(wanted, verdict)
+    }
+
+    /// That there was enough of what the scenario is about.
+    fn came_to_it(&self, wanted: &Wanted, verdict: &Verdict) -> Result<()> {
+        let Summary {
+            operations,
+            outcomes,
+            ..
+        } = &verdict.summary;
+        ensure!(
+            wanted.steps.is_some() || *operations >= wanted.operations,
+            "{operations} operations after {RUNS} runs, and {} were wanted",
+            wanted.operations
+        );
+        let refused = outcomes.get("refused").copied().unwrap_or_default();
+        ensure!(
+            refused > 0 || !self.scenario.refuses || *operations < OFTEN,
+            "the guest has not refused once in {operations} operations"
+        );
+        ensure!(
+            verdict.killed > 0 || !self.scenario.clients,
+            "no program was killed"
+        );
+        Ok(())
     }
 }
 

@@ -18,27 +18,36 @@ pub(super) fn run(bed: &Bed<'_>, cells: &[Cell]) -> Result<ExitCode> {
         cells.iter().all(|cell| cell.kernel.is_some()),
         "a guest without an operating system has nothing to complain of"
     );
+    let mut good = true;
     for cell in cells {
-        if bed.here {
-            show(cell, bed.artifacts, bed.share)?;
-            continue;
-        }
-        let folder = paths::bed("stress")?.join(format!("control-{}", cell.name()));
-        fs::create_dir_all(&folder)?;
-        let kernel = cell.kernel.context("every cell has a kernel")?;
-        let arguments = vec![
-            "stress".to_owned(),
-            format!("--control={}", cell.scenario.name),
-            format!("--kernel={}", kernel.name()),
-            format!("--seconds={}", bed.share.as_secs()),
-        ];
-        let patience = 20 * bed.share + Duration::from_secs(1800);
         // A guest that dies of its own load must not keep the others from being seen.
-        if let Err(error) = bed.boot(cell, arguments, patience, &folder) {
+        if let Err(error) = one(bed, cell) {
             println!("{}: {error:#}", cell.name());
+            good = false;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn one(bed: &Bed<'_>, cell: &Cell) -> Result<()> {
+    if bed.here {
+        return show(cell, bed.artifacts, bed.share);
+    }
+    let folder = paths::bed("stress")?.join(format!("control-{}", cell.name()));
+    fs::create_dir_all(&folder)?;
+    let kernel = cell.kernel.context("every cell has a kernel")?;
+    let arguments = vec![
+        "stress".to_owned(),
+        format!("--control={}", cell.scenario.name),
+        format!("--kernel={}", kernel.name()),
+        format!("--seconds={}", bed.share.as_secs()),
+    ];
+    let patience = 20 * bed.share + Duration::from_secs(1800);
+    bed.boot(cell, arguments, patience, &folder).map(drop)
 }
 
 /// In L1: runs the one that was named.
@@ -52,7 +61,7 @@ fn show(cell: &Cell, artifacts: &Artifacts, time: Duration) -> Result<()> {
     let alone = stress::alone(artifacts, kernel, cell.scenario, time)?;
     println!(
         "{}: {} processes, {} pages swapped out, {} times a CPU came back; the kernel \
-         complained {} times",
+         wrote {} lines of warnings",
         cell.name(),
         alone.processes,
         alone.swapped,

@@ -125,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     println!("seed {seed}\n{}", table::HEAD);
     let mut done = Vec::new();
     for cell in cells {
-        let verdict = bed.run(&cell).unwrap_or_else(Verdict::failed);
+        let verdict = bed.run(&cell)?;
         println!("{}", table::row(&cell, &verdict));
         done.push((cell, verdict));
     }
@@ -222,6 +222,7 @@ struct Bed<'a> {
 }
 
 impl Bed<'_> {
+    /// Fails only where there is no room for what comes of it.
     fn run(&self, cell: &Cell) -> Result<Verdict> {
         let folder = paths::bed("stress")?.join(cell.name());
         // What an earlier run left would be taken for this one's.
@@ -235,7 +236,12 @@ impl Bed<'_> {
         if self.here || cell.scenario.bare {
             return Ok(cell.run(self.artifacts, &wanted, &folder));
         }
-        self.in_l1(cell, &wanted, &folder)
+        Ok(self.in_l1(cell, &wanted, &folder).unwrap_or_else(|error| {
+            eprintln!("{}: {error:#}", cell.name());
+            let mut verdict = Verdict::default();
+            verdict.fail(&error, &folder);
+            verdict
+        }))
     }
 
     fn wanted(&self, cell: &Cell) -> Wanted {
@@ -287,6 +293,7 @@ impl Bed<'_> {
             // Shown it was all the same.
             let _ = std::io::Write::write_all(&mut said, bytes);
         })?;
+        ensure!(outcome.status == 0, "it ended with code {}", outcome.status);
         Ok(outcome.files)
     }
 }

@@ -152,7 +152,9 @@ mod tests {
 
     #[test]
     fn failures_are_counted() {
-        let failed = Verdict::failed(anyhow::anyhow!("it died"));
+        let folder = tempfile::tempdir().unwrap();
+        let mut failed = Verdict::default();
+        failed.fail(&anyhow::anyhow!("it died\nlike this"), folder.path());
         let text = all(1, &[(cell(), Verdict::default()), (cell(), failed)]);
         assert!(
             text.contains("guests: 2") && text.contains("failures: 1"),
