@@ -135,7 +135,8 @@ impl Bed {
     fn archive(&self, kernel: &Unpacked) -> Result<Archive> {
         let mut archive = Archive::new();
         archive.busybox()?;
-        archive.host_file("init", 0o755, std::env::current_exe()?);
+        // Also where another build has replaced its file since it was started.
+        archive.host_file("init", 0o755, "/proc/self/exe");
         archive.bytes(job::PATH, 0o644, serde_json::to_vec(&self.job)?);
         for folder in ["proc", "sys", "run", "tmp", "root"] {
             archive.directory(folder);

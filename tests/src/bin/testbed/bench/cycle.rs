@@ -14,7 +14,7 @@
 use anyhow::{Result, ensure};
 
 use super::machine::{Machine, Plan, drift, taken};
-use super::results::{Change, Guest, Key, Peer, Results, What};
+use super::results::{Absent, Change, Guest, Key, Peer, Results, What};
 use super::trace::{self, Exits, Noted};
 use super::{Bench, phases};
 use crate::progress::Step;
@@ -31,15 +31,53 @@ pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
                 let _step = Step::begin(&format!("{peer}, {guest}: turn {number} of {turns}"));
                 drift(turn);
                 let plan = bench.plan(peer, guest, 1, bench.max);
-                Turn::begin(bench, &plan, turn, results)?.run(bench.cycles, turn == 0)?;
+                whole(bench, &plan, turn, bench.cycles, turn == 0, results)?;
             }
         }
     }
     Ok(())
 }
 
+/// One machine from its boot to its end. Of a peer's that comes to a stand nothing counts, and it is said why; Hotvisor's
+/// has to get there.
+pub(super) fn whole(
+    bench: &Bench<'_>,
+    plan: &Plan<'_>,
+    turn: u32,
+    cycles: u32,
+    exits: bool,
+    results: &mut Results,
+) -> Result<()> {
+    let mut own = Results::new(results.seed);
+    let done = Turn::begin(bench, plan, turn, &mut own).and_then(|turn| turn.run(cycles, exits));
+    match done {
+        Err(error) if plan.peer != Peer::Hotvisor => {
+            eprintln!("{error:#}");
+            let why = format!("a guest of {}'s is left out: {}", plan.peer, first(&error));
+            results.absent.push(Absent {
+                peer: plan.peer,
+                time: bench.time,
+                max: plan.max,
+                vcpus: 1,
+                why,
+            });
+        }
+        done => {
+            done?;
+            results.merge(own);
+        }
+    }
+    Ok(())
+}
+
+/// The first line of what was wrong; the others are evidence.
+pub(super) fn first(error: &anyhow::Error) -> String {
+    let said = format!("{error:#}");
+    said.lines().next().unwrap_or_default().to_owned()
+}
+
 /// The cycles of one machine.
-pub(super) struct Turn<'a> {
+struct Turn<'a> {
     machine: Machine,
     results: &'a mut Results,
     key: Key,
@@ -51,7 +89,7 @@ pub(super) struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     /// Boots, and has the guest's kernel note what it does.
-    pub(super) fn begin(
+    fn begin(
         bench: &Bench<'_>,
         plan: &Plan<'_>,
         turn: u32,
@@ -78,7 +116,7 @@ impl<'a> Turn<'a> {
     }
 
     /// First plugs, then some more of one vCPU; exits are counted in the end, because that takes time.
-    pub(super) fn run(mut self, cycles: u32, exits: bool) -> Result<()> {
+    fn run(mut self, cycles: u32, exits: bool) -> Result<()> {
         let init = self.machine.init;
         self.add(What::Init, init);
         // Cloud Hypervisor would take the same vCPU again.

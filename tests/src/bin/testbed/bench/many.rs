@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::Bench;
+use super::cycle::first;
 use super::machine::{Machine, drift};
 use super::results::{Absent, Change, Guest, Key, Peer, Results, Time, What};
 use crate::progress::Step;
@@ -28,9 +29,7 @@ pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
             match one(bench, peer, number, results) {
                 Err(error) if peer != Peer::Hotvisor => {
                     eprintln!("{error:#}");
-                    let said = format!("{error:#}");
-                    let first = said.lines().next().unwrap_or_default();
-                    let why = format!("{peer} with {number} at once: {first}");
+                    let why = format!("{peer} with {number} at once: {}", first(&error));
                     results.absent.push(absent(bench, peer, number, &why));
                 }
                 done => done?,

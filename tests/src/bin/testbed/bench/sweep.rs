@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 
-use super::Bench;
-use super::cycle::Turn;
 use super::results::{Absent, Guest, Results};
+use super::{Bench, cycle};
 use crate::progress::Step;
 
 /// How many vCPUs there can be.
@@ -35,7 +34,7 @@ pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
                 turn + 1
             ));
             let plan = bench.plan(peer, Guest::Expedited, 1, max);
-            Turn::begin(bench, &plan, turn, results)?.run(CYCLES, true)?;
+            cycle::whole(bench, &plan, turn, CYCLES, true, results)?;
         }
     }
     Ok(())

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::nested::{Clock, Input, Job};
@@ -25,27 +24,6 @@ use cell::{Cell, FOLDER, VERDICT_FILE, Verdict, Wanted};
 const AT_LEAST: u64 = 1000;
 /// For how long a single scenario runs with each kernel, if nothing else is said.
 const A_MINUTE: Duration = Duration::from_secs(60);
-
-/// The kernels, as options name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Name {
-    #[value(name = "6.1-cloud")]
-    V6_1Cloud,
-    #[value(name = "6.1-rt")]
-    V6_1Rt,
-    #[value(name = "6.12-cloud")]
-    V6_12Cloud,
-}
-
-impl From<Name> for Kernel {
-    fn from(name: Name) -> Self {
-        match name {
-            Name::V6_1Cloud => Self::V6_1Cloud,
-            Name::V6_1Rt => Self::V6_1Rt,
-            Name::V6_12Cloud => Self::V6_12Cloud,
-        }
-    }
-}
 
 /// Runs `hotvisor stress` against guests that are at work, each in a machine of its own, and prints a table.
 ///
@@ -64,8 +42,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     minutes: Option<u64>,
     /// Only with this kernel.
-    #[arg(long, value_enum)]
-    kernel: Vec<Name>,
+    #[arg(long, value_parser = names())]
+    kernel: Vec<String>,
     /// What the steps follow from; the same for each guest.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -94,6 +72,12 @@ fn scenarios() -> clap::builder::PossibleValuesParser {
         .map(|scenario| clap::builder::PossibleValue::new(scenario.name).help(scenario.about))
         .collect::<Vec<_>>()
         .into()
+}
+
+/// The kernels' names.
+fn names() -> clap::builder::PossibleValuesParser {
+    let names = Kernel::ALL.iter().map(|kernel| kernel.name());
+    names.collect::<Vec<_>>().into()
 }
 
 fn named(name: &str) -> Result<&'static Scenario> {
@@ -175,7 +159,8 @@ const fn is_quick(args: &Args) -> bool {
 
 /// The kernels that each scenario runs with.
 fn kernels(args: &Args) -> Vec<Kernel> {
-    let given: Vec<Kernel> = args.kernel.iter().copied().map(Kernel::from).collect();
+    let is_given = |kernel: &&Kernel| args.kernel.iter().any(|name| name == kernel.name());
+    let given: Vec<Kernel> = Kernel::ALL.iter().filter(is_given).copied().collect();
     match (given.is_empty(), is_quick(args)) {
         (false, _) => given,
         (true, true) => vec![Kernel::V6_1Cloud],
