@@ -35,7 +35,7 @@ Steps:
 
 Exit codes:
   0  no contradiction                              6  a contradiction, or the host failed
-  1  the VM could not be reached, or has ended     7  Ctrl-C, after the vCPUs were put back
+  1  the VM could not be reached, or has ended     7  Ctrl-C or SIGTERM, after the vCPUs were put back
   2  bad input";
 
 /// Stress the vCPU hotplug of a running VM, and compare all that can be seen with what must be so

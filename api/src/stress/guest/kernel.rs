@@ -1,7 +1,7 @@
 //! What a guest's kernel complains of, found in what it writes.
 //!
 //! A complaint has a head, which one of [`PATTERNS`] knows, and lines that follow it: registers, a stack, the lists of a
-//! stall. All of them together are one incident. The same incident is often seen twice, on the console and in the
+//! stall. All of them together are one incident, up to the next head that is none of [`FOLLOWING`]. The same incident is often seen twice, on the console and in the
 //! kernel's log; the head with its time tells that it is one.
 
 use regex_lite::Regex;
@@ -55,6 +55,9 @@ const BARE: &[&str] = &[
     r"^clocksource: timekeeping watchdog .*: Marking clocksource '\w+' as unstable",
 ];
 
+/// Heads that belong to the complaint right before them, if there is one.
+const FOLLOWING: &str = r"^(<TASK>|Call Trace:|Oops: |general protection fault|rcu: \S+ kthread |WARNING: kernel stack )";
+
 /// The same as [`PATTERNS`] for the guest's own `grep -E`, roughly. The brackets keep the echo of a command line from being
 /// taken for a complaint.
 pub(super) const ROUGHLY: &str = "BU[G]|WARNIN[G]: |Oop[s]: |protection faul[t]|stal[l]|starve[d]|LOCKU[P]|\
@@ -62,6 +65,7 @@ pub(super) const ROUGHLY: &str = "BU[G]|WARNIN[G]: |Oop[s]: |protection faul[t]|
     Ejec[t] (inc|fai)|corruptio[n]|MSR acces[s]|idle threa[d]";
 
 static HEADS: LazyLock<Vec<Regex>> = LazyLock::new(|| compile(PATTERNS));
+static FOLLOWS: LazyLock<Vec<Regex>> = LazyLock::new(|| compile(&[FOLLOWING]));
 static BARE_HEADS: LazyLock<Vec<Regex>> = LazyLock::new(|| compile(BARE));
 /// A line's time, and who wrote it where the kernel says so (`CONFIG_PRINTK_CALLER`).
 static STAMP: LazyLock<Option<Regex>> =
@@ -144,7 +148,8 @@ impl Finder {
             (None, Some(_)) => true,
             (None, None) => text.is_empty(),
         };
-        if apart {
+        let another = head && !FOLLOWS.iter().any(|follows| follows.is_match(text));
+        if apart || another {
             let over = self.close();
             self.open = None;
             self.begin(head, line, time);

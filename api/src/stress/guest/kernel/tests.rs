@@ -96,6 +96,13 @@ fn an_incident_is_one_with_all_its_lines() {
             "[    1.700000] BUG: b"
         ]
     );
+    // Another one in the same moment is another one.
+    let at_once = "[    1.000000] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:\n\
+                   [    1.000001] rcu: rcu_sched kthread starved for 5 jiffies!\n\
+                   [    1.000002] BUG: unable to handle page fault\n[    1.000003] Oops: 0002 [1] SMP\n";
+    let found = heads(at_once);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[1].contains("BUG: unable"), "{found:?}");
     // A trace alone is one, too.
     assert_eq!(
         heads("[    1.000000] Call Trace:\n[    1.000001]  <TASK>\n").len(),
