@@ -102,6 +102,13 @@ fn asked(guest: &Guest) -> Result<Vec<Value>> {
     Ok(all.iter().map(what).collect())
 }
 
+/// The highest id of an operation so far.
+fn last(guest: &Guest) -> Result<u64> {
+    let operations = guest.vm().api().get("/api/v1/operations")?.body;
+    let all = operations["operations"].as_array().into_iter().flatten();
+    Ok(all.filter_map(|o| o["id"].as_u64()).max().unwrap_or(0))
+}
+
 fn same(context: &Context) -> Result<()> {
     let mut runs = Vec::new();
     for seed in ["7", "7", "8"] {
@@ -170,17 +177,20 @@ fn stopped(context: &Context) -> Result<()> {
 
 fn interrupt(context: &Context) -> Result<()> {
     let guest = boot(context)?;
-    let stress = guest
-        .vm()
-        .start_cli(&["stress", "--duration=10m", "--seed=3"])?;
-    stress.said("stress: seed 3")?;
-    guest
-        .vm()
-        .wait_until("some operations", || Ok(asked(&guest)?.len() > 40))?;
-    stress.signal(Signal::SIGINT)?;
-    let came = stress.end()?;
-    expect(guest.vm(), &came, 7, &["seed 3, mix", "no contradiction"])?;
-    as_before(&guest)?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let before = last(&guest)?;
+        let stress = guest
+            .vm()
+            .start_cli(&["stress", "--duration=10m", "--seed=3"])?;
+        stress.said("stress: seed 3")?;
+        guest
+            .vm()
+            .wait_until("some operations", || Ok(last(&guest)? > before + 40))?;
+        stress.signal(signal)?;
+        let came = stress.end()?;
+        expect(guest.vm(), &came, 7, &["seed 3, mix", "no contradiction"])?;
+        as_before(&guest)?;
+    }
     served::end(&guest)?;
     guest.power_off()
 }
