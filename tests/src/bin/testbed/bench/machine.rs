@@ -149,7 +149,7 @@ impl Machine {
                     [one] => api.vcpu_target(*one, Target::Online, PATIENCE)?,
                     _ => api.resize(count(vcpus)? + 1, PATIENCE)?,
                 };
-                succeeded(&operation)?;
+                succeeded(&self.vm, &operation)?;
             }
             Control::Qemu { qmp, cpus } => {
                 for &vcpu in vcpus {
@@ -180,7 +180,7 @@ impl Machine {
                     _ => api.resize(1, PATIENCE)?,
                 };
                 let end = Instant::now();
-                succeeded(&operation)?;
+                succeeded(&self.vm, &operation)?;
                 end
             }
             Control::Qemu { qmp, .. } => {
@@ -285,12 +285,11 @@ fn count(vcpus: &[u32]) -> Result<u32> {
 }
 
 /// That an operation has come to the end that it was made for.
-pub(super) fn succeeded(operation: &Operation) -> Result<()> {
-    ensure!(
-        operation.state == State::Succeeded,
-        "it did not succeed: {operation:?}"
-    );
-    Ok(())
+fn succeeded(vm: &Vm, operation: &Operation) -> Result<()> {
+    match operation.state {
+        State::Succeeded => Ok(()),
+        _ => Err(vm.evidence(format!("it did not succeed: {operation:?}"))),
+    }
 }
 
 pub(super) fn milliseconds(start: Instant, end: Instant) -> f64 {
