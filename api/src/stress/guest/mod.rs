@@ -46,7 +46,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const SHOWN: usize = 120;
 /// How many lines of the kernel's log are fetched as they are, from a complaint on. Of what follows only the heads of
 /// complaints are: a serial port is slow.
-const FETCHED: u32 = 120;
+const FETCHED: u32 = 40;
 
 /// Which ways into the guest there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

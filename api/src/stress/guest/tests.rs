@@ -328,9 +328,9 @@ async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
     let lines: Vec<&str> = new.lines().collect();
     assert_eq!(lines[0], "11");
     assert!(lines[1].starts_with("<  100.500000] BUG"), "{new}");
-    // As they are, and then the heads of the other seven; the second is among the first lines.
+    // As they are, and then the heads of the other eight.
     let fetched = usize::try_from(FETCHED).unwrap();
-    assert_eq!(lines.len(), 1 + fetched + 7, "{new}");
+    assert_eq!(lines.len(), 1 + fetched + 8, "{new}");
     assert!(lines[lines.len() - 1].starts_with("<  900.500000] BUG"));
 }
 

@@ -35,6 +35,7 @@ pub(crate) trait Hotplug {
     fn scan(&self) -> Result<Vec<(u32, u8)>>;
     fn ost(&self, cpu: u32, what: (u32, u32)) -> Result<()>;
     fn eject(&self, cpu: u32) -> Result<()>;
+    fn looks_gone(&self, cpu: u32) -> Result<()>;
     fn obey_unplug(&self, cpu: u32) -> Result<()>;
     fn obey_plug(&self, cpu: u32, starts: u32) -> Result<()>;
     fn put(&self, path: &str, body: &Value) -> Result<Value>;
@@ -91,6 +92,11 @@ impl Hotplug for Guest {
     /// `_EJ0`, and what `_STA` says right after it.
     fn eject(&self, cpu: u32) -> Result<()> {
         self.write_flags(cpu, EJECT)?;
+        self.looks_gone(cpu)
+    }
+
+    /// `_STA` of a CPU that was ejected.
+    fn looks_gone(&self, cpu: u32) -> Result<()> {
         let flags = self.flags(cpu)?;
         self.ensure(flags & ENABLED == 0, || {
             format!("CPU {cpu} is still enabled after its ejection: {flags:#x}")

@@ -158,6 +158,7 @@ fn self_eject(context: &Context) -> Result<()> {
         guest.ask("on 1 wr8 0xfeb01004 8")?;
         guest.expect_state(&operation, "succeeded")?;
         guest.expect_phase(1, "dormant")?;
+        guest.looks_gone(1)?;
         guest.ok("patience 33")?;
         let operation = guest.request(1, "online")?;
         guest.obey_plug(1, starts)?;

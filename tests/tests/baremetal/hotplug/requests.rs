@@ -4,7 +4,7 @@ use anyhow::Result;
 use hotvisor_tests::harness::{Context, Test};
 use serde_json::json;
 
-use super::guest::{BEGUN, EJECT, Hotplug, INSERT, REMOVE, machine};
+use super::guest::{BEGUN, Hotplug, INSERT, REMOVE, machine};
 use crate::guest::test;
 
 pub(super) fn tests() -> Vec<Test> {
@@ -152,7 +152,7 @@ fn latest(context: &Context) -> Result<()> {
     guest.expect_state(&down, "superseded")?;
     // The guest says no to one, and lets go of the other, which comes back.
     guest.ost(1, (3, 0x82))?;
-    guest.write_flags(2, EJECT)?;
+    guest.eject(2)?;
     guest.expect_phase(2, "announced")?;
     guest.obey_plug(2, 2)?;
     guest.expect_state(&up, "succeeded")?;

@@ -104,6 +104,7 @@ fn eject(context: &Context) -> Result<()> {
             guest.resume()?;
             let answer = guest.line()?;
             guest.ensure(answer == "ok", || format!("gave {answer:?}"))?;
+            guest.looks_gone(1)?;
             guest.expect_state(&operation, "succeeded")?;
             let operation = guest.request(1, "online")?;
             guest.obey_plug(1, starts)?;
