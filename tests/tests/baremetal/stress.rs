@@ -95,18 +95,21 @@ fn nothing(context: &Context) -> Result<()> {
 
 /// All operations as they were asked for, without how they ended.
 fn asked(guest: &Guest) -> Result<Vec<Value>> {
+    let what = |o: &Value| json!([o["kind"], o["desired"]]);
+    Ok(operations(guest)?.iter().map(what).collect())
+}
+
+fn operations(guest: &Guest) -> Result<Vec<Value>> {
     let operations = guest.vm().api().get("/api/v1/operations")?.body;
     let all = operations["operations"].as_array().cloned();
-    let all = all.with_context(|| format!("no operations in {operations}"))?;
-    let what = |o: &Value| json!([o["kind"], o["desired"]]);
-    Ok(all.iter().map(what).collect())
+    all.with_context(|| format!("no operations in {operations}"))
 }
 
 /// The highest id of an operation so far.
 fn last(guest: &Guest) -> Result<u64> {
-    let operations = guest.vm().api().get("/api/v1/operations")?.body;
-    let all = operations["operations"].as_array().into_iter().flatten();
-    Ok(all.filter_map(|o| o["id"].as_u64()).max().unwrap_or(0))
+    let ids = operations(guest)?;
+    let ids = ids.iter().filter_map(|operation| operation["id"].as_u64());
+    Ok(ids.max().unwrap_or(0))
 }
 
 fn same(context: &Context) -> Result<()> {

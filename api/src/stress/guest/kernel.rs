@@ -1,8 +1,8 @@
 //! What a guest's kernel complains of, found in what it writes.
 //!
 //! A complaint has a head, which one of [`PATTERNS`] knows, and lines that follow it: registers, a stack, the lists of a
-//! stall. All of them together are one incident, up to the next head that is none of [`FOLLOWING`]. The same incident is often seen twice, on the console and in the
-//! kernel's log; the head with its time tells that it is one.
+//! stall. All of them together are one incident, up to the next head that is none of [`FOLLOWING`]. The same incident is
+//! often seen twice, on the console and in the kernel's log; the head with its time tells that it is one.
 
 use regex_lite::Regex;
 use std::collections::BTreeSet;

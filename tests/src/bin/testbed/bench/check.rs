@@ -15,8 +15,6 @@ const SMALLEST: f64 = 0.005;
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     compared: usize,
-    /// How many of these are of the clock that repeats.
-    repeating: usize,
     /// What the earlier run has of the same clock and kind, and the later one has not; or the other way round.
     missing: Vec<Key>,
     /// Series, with the typical values of both.
@@ -36,7 +34,6 @@ pub(super) fn compare(earlier: &Results, later: &Results) -> Comparison {
         let Some((old, new)) = stats else { continue };
         let (old, new) = (old.typical(), new.typical());
         comparison.compared += 1;
-        comparison.repeating += usize::from(series.key.time == Time::Instructions);
         if (new - old).abs() > SMALLEST.max(old.abs() * TOLERANCE) {
             comparison.apart.push((series.key.clone(), old, new));
         }
@@ -60,10 +57,8 @@ impl Comparison {
     /// only shown, and agree with anything where there are no others.
     pub(super) fn agrees(&self) -> bool {
         let repeats = |key: &Key| key.time == Time::Instructions;
-        let wall_only = self.repeating == 0 && !self.missing.iter().any(repeats);
-        let same =
-            !self.apart.iter().any(|(key, ..)| repeats(key)) && !self.missing.iter().any(repeats);
-        self.compared > 0 && (wall_only || same)
+        let apart = self.apart.iter().map(|(key, ..)| key);
+        self.compared > 0 && !apart.chain(&self.missing).any(repeats)
     }
 }
 
