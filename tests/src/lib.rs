@@ -13,6 +13,7 @@
 //! | [`image`] | initial RAM file systems |
 //! | [`artifacts`] | one directory with all that a test needs, the same in L1 and on the host |
 //! | [`nested`] | L1: boots it, runs one program in it, brings its output and exit code back |
+//! | [`lines`] | output in pieces, as lines |
 //! | [`vm`] | drives one VMM process and the shell of the guest in it |
 //! | [`stress`] | the scenarios in which `hotvisor stress` runs |
 //! | [`harness`] | runs a table of tests wherever they can run |
@@ -22,6 +23,7 @@ pub mod harness;
 pub mod host;
 pub mod image;
 pub mod kernels;
+pub mod lines;
 pub mod nested;
 pub mod paths;
 pub mod process;

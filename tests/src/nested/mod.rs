@@ -7,8 +7,8 @@
 
 mod init;
 mod job;
-mod lock;
 mod peer;
+mod place;
 mod qemu;
 mod stream;
 
@@ -25,6 +25,7 @@ pub use init::{exit_code, run_if_first_process};
 pub use job::Job;
 pub(crate) use peer::shared_libraries;
 pub use peer::{peer_files, peer_qemu_files};
+pub use place::places;
 
 use crate::image::Archive;
 use crate::kernels::{Kernel, Unpacked};
@@ -69,6 +70,8 @@ pub struct Bed {
     pub files: Vec<(PathBuf, String)>,
     /// How time passes.
     pub clock: Clock,
+    /// Whether no other may run beside it, because it measures.
+    pub alone: bool,
     /// Memory in MiB; the host gives only what is touched.
     pub memory: u32,
     /// Where standard input comes from.
@@ -94,22 +97,23 @@ impl Bed {
             job,
             files: Vec::new(),
             clock: Clock::Wall,
+            alone: false,
             memory: 4096,
             input: Input::Nothing,
             deadline: Duration::from_secs(3600),
         }
     }
 
-    /// Boots L1, runs the job, gives its output to `sink` as it comes, and waits for its end. Beds
-    /// take turns: a second one on the same machine waits for the first.
+    /// Boots L1, runs the job, gives its output to `sink` as it comes, and waits for its end. There
+    /// are [`places`] for so many at once on a machine; one more waits for the first that ends.
     ///
     /// # Errors
     /// L1 cannot be made or started, dies, or misses a deadline. The error holds the end of L1's
     /// console.
     pub fn run(&self, sink: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
-        let _turn = lock::take()?;
-        // Always the same one, so that a bed that is killed leaves no more than one behind.
-        let folder = paths::bed("l1")?;
+        let place = place::take(self.alone)?;
+        // Always the same ones, so that beds that are killed leave no more than these behind.
+        let folder = paths::bed(&format!("l1-{}", place.number))?;
         let kernel = Kernel::V6_1Cloud.fetch()?;
         let initramfs = folder.join("initramfs");
         self.archive(&kernel)?

@@ -46,6 +46,14 @@ const PERIODIC_TICK: &str = "highres=off nohz=off";
 /// them that a tick has room for with [`Clock::Instructions`] take seconds.
 const PAUSE_EXITS: &str = "max,x-force-features=on,pause-filter=on,pfthreshold=on";
 
+/// How many CPUs L1 has where its clock is the host's.
+pub(super) fn cpus() -> usize {
+    let said = std::env::var("HOTVISOR_L1_CPUS").ok();
+    said.and_then(|cpus| cpus.parse().ok())
+        .filter(|&cpus| cpus > 0)
+        .unwrap_or(1)
+}
+
 /// QEMU, which ends when the thread ends that starts it, even if that is killed.
 pub(super) fn command(bed: &Bed, files: &Files) -> Command {
     let mut command = Command::new("setpriv");
@@ -67,10 +75,7 @@ pub(super) fn command(bed: &Bed, files: &Files) -> Command {
         // One CPU, and with it one thread of the emulator. With two, on QEMU 7.2 and a busy host, a guest
         // that patches code which its other vCPU runs now and then went on with the half-patched
         // instruction: an oops of int3, a triple fault, a loop. With one, none of that was seen.
-        Clock::Wall => {
-            let cpus = std::env::var("HOTVISOR_L1_CPUS").unwrap_or_else(|_| "1".to_owned());
-            command.args(["-accel", "tcg,thread=multi", "-smp", &cpus])
-        }
+        Clock::Wall => command.args(["-accel", "tcg,thread=multi", "-smp", &cpus().to_string()]),
         Clock::Instructions { seed } => {
             command.args(["-accel", "tcg,thread=single", "-smp", "1"]);
             command.args([

@@ -10,8 +10,9 @@ use crate::artifacts::Artifacts;
 use crate::kernels::Kernel;
 use crate::vm::SOON;
 
-/// How often the kernel's log is read, before it forgets what is oldest.
-const SLICE: Duration = Duration::from_secs(5);
+/// How often the kernel's log is read: before it forgets what is oldest, and so that the serial port is as busy as it is
+/// when the guest is watched.
+const SLICE: Duration = Duration::from_secs(1);
 /// What the kernel says of a CPU that comes.
 const COMES: &str = "Booting Node";
 
@@ -22,7 +23,7 @@ pub struct Alone {
     pub toggled: usize,
     /// The lines that its kernel wrote meanwhile, of the level of a warning or worse.
     pub complaints: Vec<String>,
-    /// What the load printed.
+    /// What the load printed last.
     pub load: String,
     /// How many processes do the work of the load.
     pub processes: u64,
@@ -54,7 +55,8 @@ pub fn alone(
     at_work(&mut serial, scenario)?;
     let processes = count(serial.sh("wc -l </sys/fs/cgroup/load/work/cgroup.procs", SOON)?);
     let swapped = count(serial.sh("sed -n 's/^pswpout //p' /proc/vmstat", SOON)?);
-    let load = serial.sh("cat /run/load 2>/dev/null || true", SOON)?;
+    // Its end: it may have talked for long, and a serial port is slow.
+    let load = serial.sh("tail -n 20 /run/load 2>/dev/null || true", SOON)?;
     serial.sh("load stop", SOON)?;
     let toggled = said.matches(COMES).count();
     drop(serial);

@@ -40,6 +40,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
         images: &[Image::BzImage(KERNEL)],
         files: Vec::new(),
         clock: Clock::Wall,
+        alone: false,
         input: Input::Nothing,
     };
     let outcome = inner::run(inner::this_program(["demo".to_owned()])?, need)?;

@@ -37,36 +37,42 @@ pub(crate) struct Need<'a> {
     /// Files beside the artifacts, each with its place in L1.
     pub(crate) files: Vec<(PathBuf, String)>,
     pub(crate) clock: Clock,
+    /// Whether no other bed may run beside it.
+    pub(crate) alone: bool,
     pub(crate) input: Input,
 }
 
 /// Boots L1, runs a job there, and shows its output.
 pub(crate) fn run(job: Job, need: Need<'_>) -> Result<Outcome> {
-    run_within(DEADLINE, job, need, &mut |_| {})
+    run_within(DEADLINE, job, need)
 }
 
-/// As [`run`], with another deadline, and somebody else who gets the output as well.
-pub(crate) fn run_within(
-    deadline: Duration,
-    job: Job,
-    need: Need<'_>,
-    also: &mut dyn FnMut(&[u8]),
-) -> Result<Outcome> {
-    let mut files = need.artifacts.for_l1(need.images);
-    files.extend(need.files);
-    let (clock, input) = (need.clock, need.input);
-    let bed = Bed {
-        files,
-        clock,
-        input,
-        deadline,
-        ..Bed::new(job)
-    };
+/// As [`run`], with another deadline.
+pub(crate) fn run_within(deadline: Duration, job: Job, need: Need<'_>) -> Result<Outcome> {
     let mut boot = Some(Step::begin("booting an emulated machine"));
-    bed.run(&mut |bytes| {
+    run_for(deadline, job, need, &mut |bytes| {
         boot = None;
-        also(bytes);
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
     })
+}
+
+/// As [`run_within`], for somebody else who gets the output.
+pub(crate) fn run_for(
+    deadline: Duration,
+    job: Job,
+    need: Need<'_>,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<Outcome> {
+    let mut files = need.artifacts.for_l1(need.images);
+    files.extend(need.files);
+    let bed = Bed {
+        files,
+        clock: need.clock,
+        alone: need.alone,
+        input: need.input,
+        deadline,
+        ..Bed::new(job)
+    };
+    bed.run(sink)
 }

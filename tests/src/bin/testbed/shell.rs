@@ -59,6 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         images: &images,
         files: peer_qemu_files()?,
         clock,
+        alone: false,
         input,
     };
     let outcome = inner::run(job, need);

@@ -288,10 +288,11 @@ fn in_bed(args: &Args, artifacts: &Artifacts, time: Time, parts: &[Part]) -> Res
             Time::Instructions => Clock::Instructions { seed: args.seed },
             Time::Wall => Clock::Wall,
         },
+        alone: time == Time::Wall,
         input: Input::Nothing,
     };
     let patience = patience(parts, args.turns, args.cycles.unwrap_or(CYCLES));
-    let outcome = inner::run_within(patience, job, need, &mut |_| {})?;
+    let outcome = inner::run_within(patience, job, need)?;
     ensure!(
         outcome.status == 0,
         "measuring ended with code {}",

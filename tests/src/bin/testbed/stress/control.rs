@@ -72,7 +72,7 @@ fn show(cell: &Cell, artifacts: &Artifacts, time: Duration) -> Result<()> {
         println!("  {complaint}");
     }
     if !alone.load.is_empty() {
-        println!("its load said:\n{}", alone.load);
+        println!("its load said last:\n{}", alone.load);
     }
     Ok(())
 }

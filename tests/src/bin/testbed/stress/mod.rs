@@ -2,6 +2,7 @@
 
 mod cell;
 mod control;
+mod pool;
 mod table;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use hotvisor_tests::artifacts::{Artifacts, Image};
 use hotvisor_tests::kernels::Kernel;
+use hotvisor_tests::lines::Lines;
 use hotvisor_tests::nested::{Clock, Input, Job};
 use hotvisor_tests::stress::{ALL, Scenario};
 use hotvisor_tests::{host, paths};
@@ -25,7 +27,8 @@ const AT_LEAST: u64 = 1000;
 /// For how long a single scenario runs with each kernel, if nothing else is said.
 const A_MINUTE: Duration = Duration::from_secs(60);
 
-/// Runs `hotvisor stress` against guests that are at work, each in a machine of its own, and prints a table.
+/// Runs `hotvisor stress` against guests that are at work, each in a machine of its own, and prints a table. There are
+/// as many of the machines at once as there is room for.
 ///
 /// Without a scenario it is an idle guest with one kernel, for a minute. A scenario that is named runs with all
 /// kernels, for a minute each. Reports, numbers and what else tells something are in target/bed/stress.
@@ -38,7 +41,7 @@ pub(crate) struct Args {
     /// operations, whichever is later.
     #[arg(long, conflicts_with = "scenarios")]
     all: bool,
-    /// How many minutes all of it takes, without the time in which guests boot.
+    /// How many minutes of stress there are in all, each guest's counted by itself and without its boot.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     minutes: Option<u64>,
     /// Only with this kernel.
@@ -107,12 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return control::run(&bed, &cells);
     }
     println!("seed {seed}\n{}", table::HEAD);
-    let mut done = Vec::new();
-    for cell in cells {
-        let verdict = bed.run(&cell)?;
-        println!("{}", table::row(&cell, &verdict));
-        done.push((cell, verdict));
-    }
+    let done = pool::run(&bed, &cells)?;
     let markdown = table::all(seed, &done);
     fs::write(paths::bed("stress")?.join("table.md"), &markdown)?;
     print!("\n{markdown}");
@@ -271,13 +269,19 @@ impl Bed<'_> {
             images: &images,
             files: Vec::new(),
             clock: Clock::Wall,
+            alone: false,
             input: Input::Nothing,
         };
         let mut said = fs::File::create(folder.join("output.txt"))?;
-        let outcome = inner::run_within(patience, job, need, &mut |bytes| {
+        let mut lines = Lines::default();
+        let name = cell.name();
+        let outcome = inner::run_for(patience, job, need, &mut |bytes| {
             // Shown it was all the same.
             let _ = std::io::Write::write_all(&mut said, bytes);
-        })?;
+            lines.push(bytes, |line| println!("{name}: {line}"));
+        });
+        lines.end(|line| println!("{name}: {line}"));
+        let outcome = outcome?;
         ensure!(outcome.status == 0, "it ended with code {}", outcome.status);
         Ok(outcome.files)
     }

@@ -1,11 +1,12 @@
 //! Runs a table of tests wherever they can run.
 //!
 //! If the host's own KVM is enough, or this process is in L1 already, the tests run here. Otherwise
-//! one L1 is booted with this executable in it, which gets the same arguments there. So `cargo
+//! L1s are booted with this executable in them, which gets the same arguments there. So `cargo
 //! test`, `cargo test NAME` and `cargo nextest` work from outside, and listing boots nothing.
 
+mod beds;
+
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,16 +19,9 @@ pub use crate::host::Requirement;
 use crate::artifacts::{Artifacts, Image};
 use crate::host;
 use crate::kernels::Kernel;
-use crate::nested::{self, Bed, Job};
+use crate::nested;
+use crate::nested::Job;
 use crate::vm::{Builder, Vm};
-
-/// Environment variables that reach tests in L1.
-const PASSED_ON: &[&str] = &[
-    VMM_VARIABLE,
-    "HOTVISOR_BOOT_STEP",
-    "RUST_BACKTRACE",
-    "RUST_LOG",
-];
 
 /// `qemu` runs tests that hold for any VMM against Debian's QEMU, to know that a test is right.
 const VMM_VARIABLE: &str = "HOTVISOR_TEST_VMM";
@@ -119,7 +113,8 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
         let context = Context {
             artifacts: Artifacts::open()?,
         };
-        return Ok(run_here(suite.tests, arguments, Some(context)));
+        let tests = beds::share_of_this_one(suite.tests);
+        return Ok(run_here(tests, arguments, Some(context)));
     }
     let Some(images) = selected_images(&suite.tests, arguments) else {
         return Ok(run_here(suite.tests, arguments, None));
@@ -134,26 +129,29 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
             Some(Context { artifacts }),
         ));
     }
-    let mut files = artifacts.for_l1(&images);
-    files.extend((suite.files)()?);
-    if std::env::var_os(VMM_VARIABLE).is_some() {
-        files.extend(nested::peer_qemu_files()?);
-    }
-    run_in_l1(files)
+    let selected = suite
+        .tests
+        .into_iter()
+        .filter(|test| is_selected(test, arguments));
+    beds::run(&artifacts, suite.files, selected.collect())
 }
 
 /// The kernels that the selected tests boot, or nothing if no test is selected.
 fn selected_images(tests: &[Test], arguments: &Arguments) -> Option<Vec<Image>> {
-    let mut images = BTreeSet::new();
-    let mut any = false;
-    for test in tests {
-        let trial = Trial::test(test.name.clone(), || Ok(()));
-        if !arguments.is_filtered_out(&trial) {
-            any = true;
-            images.extend(test.images.iter().copied());
-        }
-    }
-    any.then(|| images.into_iter().collect())
+    let mut selected = tests
+        .iter()
+        .filter(|test| is_selected(test, arguments))
+        .peekable();
+    selected.peek()?;
+    let images: BTreeSet<Image> = selected
+        .flat_map(|test| test.images.iter().copied())
+        .collect();
+    Some(images.into_iter().collect())
+}
+
+fn is_selected(test: &Test, arguments: &Arguments) -> bool {
+    let trial = Trial::test(test.name.clone(), || Ok(()));
+    !arguments.is_filtered_out(&trial)
 }
 
 /// Runs the tests in this process, one at a time: they measure, and the machine is small.
@@ -178,36 +176,4 @@ fn run_here(tests: Vec<Test>, arguments: &Arguments, context: Option<Context>) -
         ..arguments.clone()
     };
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Runs this executable with its own arguments in L1.
-fn run_in_l1(files: Vec<(PathBuf, String)>) -> Result<ExitCode> {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    if !args.iter().any(|arg| arg.starts_with("--color")) {
-        let color = if std::io::stdout().is_terminal() {
-            "always"
-        } else {
-            "never"
-        };
-        args.push(format!("--color={color}"));
-    }
-    let mut job = Job::new("/init", args)?;
-    job.env.push(Artifacts::variable());
-    for &name in PASSED_ON {
-        job.env.extend(
-            std::env::var(name)
-                .ok()
-                .map(|value| (name.to_owned(), value)),
-        );
-    }
-    let bed = Bed {
-        files,
-        ..Bed::new(job)
-    };
-    let outcome = bed.run(&mut |bytes| {
-        let mut stdout = std::io::stdout().lock();
-        // Whoever closed our output learns the result from the exit code.
-        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    })?;
-    Ok(nested::exit_code(outcome.status))
 }
