@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::vm::{INIT_MARKER, SOON, Vm};
+use hotvisor_tests::vm::{BOOT, INIT_MARKER, Vm};
 
 use super::{WAIT, end, everywhere, start, succeeded};
 
@@ -60,7 +60,7 @@ fn during_boot(context: &Context, kernel: Kernel, moment: &str) -> Result<()> {
             "console=ttyS0"
         })
         .start()?;
-    vm.wait_for(moment, 0, hotvisor_tests::vm::BOOT)?;
+    vm.wait_for(moment, 0, BOOT)?;
     plug_now(&vm)?;
     end(&vm)
 }
@@ -98,7 +98,7 @@ fn sweep(context: &Context, kernel: Kernel) -> Result<()> {
 /// Waits for a message of the kernel's of that time or later, or for the boot to be over; returns which of the two
 /// came.
 fn comes_to(vm: &Vm, moment: usize) -> Result<bool> {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + BOOT;
     let mut from = 0;
     loop {
         let found = vm.console().wait_for("\n", from, deadline);
