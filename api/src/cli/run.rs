@@ -5,6 +5,7 @@ use crate::server::Server;
 use hotvisor_vmm::config::{OnReset, Rules, VmConfig};
 use hotvisor_vmm::control::{Control, Signals};
 use hotvisor_vmm::end::End;
+use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::{Error, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -124,6 +125,7 @@ impl Args {
         }
         // Before any other thread exists.
         let signals = Signals::take()?;
+        Gate::prepare();
         let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
         // A bad path is bad input: known before there is a machine.
         let bound = match &self.api_socket {

@@ -41,7 +41,7 @@ fn vcpu(id: u32, online: bool) -> Arc<VcpuView> {
     };
     Arc::new(VcpuView {
         id,
-        gate: Gate::new(|| {}).entrance(),
+        gate: Gate::new(|_| {}).entrance(),
         phase: if online { "online" } else { "dormant" },
         target: if online {
             Target::Online

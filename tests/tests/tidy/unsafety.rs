@@ -8,6 +8,7 @@ use crate::source::{Source, rust};
 /// The modules that may use `unsafe`.
 const UNSAFE_MODULES: &[&str] = &[
     "vmm/src/heap.rs",
+    "vmm/src/hotplug/gate/fence.rs",
     "vmm/src/kvm/memory.rs",
     "vmm/src/socket/inherited.rs",
     "vmm/src/vcpu/kick.rs",

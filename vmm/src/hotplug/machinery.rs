@@ -51,8 +51,8 @@ pub enum Message {
     Started(u32, u64),
     /// A vCPU's thread has left the guest.
     Parked(u32, u64),
-    /// The last user has left a vCPU's closed gate.
-    GateEmpty(u32),
+    /// The last user has left a vCPU's gate, which this closing has closed.
+    GateEmpty(u32, u64),
     /// A notifier's answer about this attempt on a vCPU.
     Notifier(u32, u64, usize, Answer),
 }

@@ -7,6 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use hotvisor_tests::{host, paths, process};
 
+/// What the tests are called that check interleavings, and what they are built with.
+const INTERLEAVED: &str = "interleaved";
+const CHECKER: &str = "loom";
+
 /// Tests that need KVM and a bed, and so run last and each on its own.
 const IN_BED: &[&str] = &["baremetal", "e2e"];
 
@@ -89,7 +93,7 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
         add("lints", false, &lint);
     }
     let integration = integration_tests()?;
-    let mut unit = vec!["test", "--workspace", "--lib", "--bins"];
+    let mut unit = vec!["test", "--workspace", "--lib", "--bins", "--examples"];
     for name in integration
         .iter()
         .filter(|name| !IN_BED.contains(&name.as_str()))
@@ -102,6 +106,12 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
         true,
         &["test", "--workspace", "--doc"],
     );
+    if filter.is_none_or(|filter| filter.contains(INTERLEAVED)) {
+        // With a checker in the place of what the gate is built from, with which nothing else works.
+        let checked = ["--package", "hotvisor-vmm", "--features", CHECKER];
+        let test = [&["test"], &checked[..], &["--lib", INTERLEAVED]].concat();
+        add("tests of interleavings", true, &test);
+    }
     for name in IN_BED
         .iter()
         .filter(|&&name| integration.iter().any(|found| found == name))

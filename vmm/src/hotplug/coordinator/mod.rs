@@ -107,7 +107,7 @@ impl Coordinator {
         self.slots = (0..max).map(slot).collect();
         let gate = |id| {
             let post = self.post.clone();
-            let on_empty = move || post(Message::GateEmpty(id));
+            let on_empty = move |closing| post(Message::GateEmpty(id, closing));
             let gate = Gate::counted(on_empty, self.tally.gate_tally());
             gate.set_offline();
             gate
@@ -283,13 +283,12 @@ impl Coordinator {
                 };
                 (id, slot.run, event)
             }
-            Message::GateEmpty(id) => {
-                // It may have been opened and closed again since.
+            Message::GateEmpty(id, closing) => {
                 let Some(gate) = self.gates.get(id as usize) else {
                     return;
                 };
-                if !gate.users().is_empty() {
-                    return;
+                if gate.closing() != Some(closing) {
+                    return debug!(id, closing, "stale");
                 }
                 (id, self.slots[id as usize].run, Event::GateEmpty)
             }

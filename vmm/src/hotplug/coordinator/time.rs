@@ -4,6 +4,7 @@
 //! guest could not get on. Only a thread that is to leave the guest is kicked again meanwhile, by the host's time.
 
 use super::{Coordinator, REMIND_MAX, outcome};
+use crate::hotplug::gate::Visitor;
 use crate::hotplug::machinery::Machinery;
 use crate::hotplug::phase::{Event, Phase};
 use crate::hotplug::view::{Code, OperationId};
@@ -55,7 +56,8 @@ impl Coordinator {
     /// Nobody waits any longer for what is under way: what can be undone of it is undone.
     pub(super) fn give_up(&mut self, id: u32, machine: &mut dyn Machinery) {
         let retracted = self.retract(id, machine);
-        let inside = self.gates[id as usize].users();
+        let users = self.gates[id as usize].users();
+        let inside = users.iter().map(Visitor::to_string).collect();
         self.apply(id, Event::Deadline { retracted, inside }, machine);
     }
 

@@ -135,7 +135,7 @@ pub enum Event {
         /// See there.
         retracted: bool,
         /// Who is inside the gate.
-        inside: Vec<&'static str>,
+        inside: Vec<String>,
     },
     /// Whoever asked takes it back; `retracted` as above.
     Recall {

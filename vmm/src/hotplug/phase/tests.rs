@@ -23,7 +23,7 @@ fn events() -> Vec<Event> {
     for retracted in [false, true] {
         events.push(Event::Unplug { retracted });
         events.push(Event::Recall { retracted });
-        let inside = vec!["a user"];
+        let inside = vec!["a user".to_owned()];
         events.push(Event::Deadline { retracted, inside });
     }
     for n in 0..NOTIFIERS.len() {
@@ -184,7 +184,7 @@ fn a_deadline_says_who_did_not_answer() {
     assert!(said(At::Asked, true).contains("never read"));
     assert!(said(At::Read, false).contains("did not answer"));
     assert!(said(At::Begun, false).contains("stuck taking the CPU down"));
-    let inside = vec!["statistics"];
+    let inside = vec!["statistics".to_owned()];
     let change = Phase::Syncing { undo: false }.next(
         Event::Deadline {
             retracted: false,

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use hotvisor_vmm::control::Control;
@@ -36,7 +36,7 @@ pub(crate) fn run_if_vmm() -> Option<ExitCode> {
 
 fn extend(control: &mut Control, order: &str) {
     let lock = (order == BLOCK_FIRST).then(|| {
-        let gate = Arc::new(Gate::new(|| {}));
+        let gate = Arc::new(Gate::new(|_| {}));
         gate.open();
         control.register(Box::new(Lock(gate.clone())));
         gate.entrance()
@@ -103,7 +103,7 @@ fn serve(stops: &Receiver<Done>, client: &Client, lock: Option<&Entrance>) {
 
 /// Reads how long the vCPU has run, twice, and stays inside the gate from the one to the other.
 fn sample(client: &Client, lock: Option<&Entrance>) -> Result<()> {
-    let enter = |gate: &Entrance| gate.enter(Binding::Pinned, SAMPLER, Instant::now() + FOR_EVER);
+    let enter = |gate: &Entrance| gate.enter(Binding::Pinned, SAMPLER, FOR_EVER);
     let _locked = lock.map(enter).transpose().context("the lock is shut")?;
     let view = client.view();
     let vcpu = view.vcpus.get(VICTIM as usize).context("there is none")?;

@@ -163,7 +163,7 @@ fn an_unplug_that_nobody_waits_for_any_longer_is_undone() {
         let inside =
             bench.coordinator.gates[1]
                 .entrance()
-                .enter(Binding::Movable, "a user", Instant::now());
+                .enter(Binding::Movable, "a user", Duration::ZERO);
         assert!(inside.is_ok());
     }
 }
@@ -190,7 +190,7 @@ fn a_user_inside_holds_a_vcpu_whose_plug_is_undone() {
     let inside =
         bench.coordinator.gates[1]
             .entrance()
-            .enter(Binding::Pinned, "a user", Instant::now());
+            .enter(Binding::Pinned, "a user", Duration::ZERO);
     bench.coordinator.cancel(plug, &mut bench.machine).unwrap();
     assert_eq!(bench.phase(1), "syncing");
     assert!(!bench.machine.calls.contains(&("park", 1)));

@@ -226,7 +226,7 @@ fn a_user_inside_the_gate_holds_the_vcpu_and_is_named() {
     let inside =
         bench.coordinator.gates[1]
             .entrance()
-            .enter(Binding::Pinned, "statistics", Instant::now());
+            .enter(Binding::Pinned, "statistics", Duration::ZERO);
     let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.notice(1, What::Read(Ask::Eject));
     bench.notice(1, What::Ejected { requested: true });
@@ -248,7 +248,7 @@ fn a_request_while_an_old_eject_is_not_done_waits_for_it() {
     let inside =
         bench.coordinator.gates[1]
             .entrance()
-            .enter(Binding::Pinned, "a user", Instant::now());
+            .enter(Binding::Pinned, "a user", Duration::ZERO);
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.notice(1, What::Ejected { requested: true });
     bench.coordinator.tick(&mut bench.machine);
