@@ -279,6 +279,19 @@ impl CpuHotplug {
     }
 }
 
+impl fmt::Debug for CpuHotplug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let State {
+            slots,
+            selector,
+            command,
+            led,
+            ..
+        } = &*lock(&self.state);
+        write!(f, "CpuHotplug({selector}, {command:?}, {led:?}, {slots:?})")
+    }
+}
+
 impl State {
     /// Changes a slot, if there is such a one, and keeps the events in step with it.
     fn change<T>(&mut self, cpu: u32, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {

@@ -15,7 +15,10 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hotvisor-devices", &[]),
     ("hotvisor-vmm", &["hotvisor-devices"]),
     ("hotvisor", &["hotvisor-devices", "hotvisor-vmm"]),
-    ("hotvisor-tests", &["hotvisor", "hotvisor-vmm"]),
+    (
+        "hotvisor-tests",
+        &["hotvisor", "hotvisor-devices", "hotvisor-vmm"],
+    ),
 ];
 
 #[test]

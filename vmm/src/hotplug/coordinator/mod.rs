@@ -22,6 +22,7 @@ use crate::tally::Tally;
 use crate::vcpu::VcpuRef;
 use hotvisor_devices::cpu_hotplug::{Notice, What};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info};
@@ -382,6 +383,21 @@ impl Coordinator {
     /// What has happened since the last time, in order. The view that is taken before shows it.
     pub fn take_news(&mut self) -> Vec<(SystemTime, News)> {
         self.operations.take_news()
+    }
+}
+
+/// What it is at with each vCPU, without times: two that look the same go on in the same way.
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slot = |slot: &Slot| {
+            let attempt = slot.attempt.as_ref();
+            let attempt = attempt.map(|attempt| (attempt.target, attempt.ost));
+            format!(
+                "{:?} to {:?}, run {}, plug {}, attempt {} {attempt:?}",
+                slot.phase, slot.target, slot.run, slot.plug, slot.attempts
+            )
+        };
+        f.debug_list().entries(self.slots.iter().map(slot)).finish()
     }
 }
 

@@ -227,6 +227,14 @@ impl Entrance {
     }
 }
 
+impl Entrance {
+    /// Whether whoever comes now has to wait.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.state() == State::Closed
+    }
+}
+
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

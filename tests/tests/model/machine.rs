@@ -1,0 +1,268 @@
+//! A machine of plain data around the real controller: threads that get on when they are let, and the controller's
+//! registers as a guest uses them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hotvisor_devices::cpu_hotplug::{CpuHotplug, GuestEject, HotplugSink, Notice, Request, regs};
+use hotvisor_vmm::error::Result;
+use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
+use hotvisor_vmm::hotplug::view::ThreadView;
+use vm_device::DeviceMmio;
+use vm_device::bus::MmioAddress;
+
+/// The control thread's queue.
+#[derive(Clone, Default)]
+pub(crate) struct Queue {
+    messages: Arc<Mutex<VecDeque<Message>>>,
+    /// The closings that were said to be over, in order: their numbers go on from one world to the next.
+    closings: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Queue {
+    pub(crate) fn post(&self, message: Message) {
+        if let Message::GateEmpty(_, closing) = message {
+            lock(&self.closings).push(closing);
+        }
+        self.lock().push_back(message);
+    }
+
+    pub(crate) fn pop(&self) -> Option<Message> {
+        self.lock().pop_front()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Message>> {
+        lock(&self.messages)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HotplugSink for Queue {
+    fn notice(&self, notice: Notice) {
+        self.post(Message::Notice(notice));
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let closings = lock(&self.closings);
+        let said = |message: &Message| match message {
+            Message::GateEmpty(vcpu, closing) => {
+                let number = closings.iter().position(|known| known == closing);
+                format!("GateEmpty({vcpu}, {number:?})")
+            }
+            other => format!("{other:?}"),
+        };
+        f.debug_list()
+            .entries(self.lock().iter().map(said))
+            .finish()
+    }
+}
+
+/// A vCPU's thread: what it was told, and what it has yet to do about that.
+#[derive(Debug, Default)]
+pub(crate) struct Thread {
+    pub(crate) running: Option<u64>,
+    last: u64,
+    pub(crate) todo: VecDeque<Message>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    registers: CpuHotplug,
+    pub(crate) threads: Vec<Thread>,
+    /// Which slots have a CPU in them, as the host has it, and the number of each one's last insertion.
+    pub(crate) present: Vec<bool>,
+    pub(crate) plugs: Vec<u32>,
+    /// The guest was told to look.
+    pub(crate) interrupt: bool,
+    /// The threads that were told to leave the guest, since somebody asked.
+    pub(crate) parked: Vec<u32>,
+    /// What must never be.
+    pub(crate) wrong: Vec<String>,
+}
+
+impl Machine {
+    /// A machine of `max` vCPUs, with these in it, each with the number of its run.
+    pub(crate) fn new(
+        queue: &Queue,
+        max: u32,
+        present: &[(u32, u64)],
+        unasked: GuestEject,
+    ) -> Self {
+        let sink = Arc::new(queue.clone());
+        let ids = present.iter().map(|(id, _)| *id);
+        let there: Vec<bool> = (0..max)
+            .map(|id| present.iter().any(|(present, _)| *present == id))
+            .collect();
+        let mut threads: Vec<Thread> = there.iter().map(|_| Thread::default()).collect();
+        for (id, run) in present {
+            let thread = &mut threads[*id as usize];
+            (thread.last, thread.running) = (*run, Some(*run));
+        }
+        Self {
+            registers: CpuHotplug::new(max, ids, unasked, sink),
+            threads,
+            plugs: vec![0; there.len()],
+            present: there,
+            interrupt: false,
+            parked: Vec::new(),
+            wrong: Vec::new(),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.registers.mmio_write(MmioAddress(0), offset, data);
+    }
+
+    fn select(&self, cpu: u32) {
+        self.write(regs::SELECTOR, &cpu.to_le_bytes());
+    }
+
+    fn read_flags(&self) -> u8 {
+        let mut data = [0];
+        self.registers
+            .mmio_read(MmioAddress(0), regs::FLAGS, &mut data);
+        data[0]
+    }
+
+    /// `_STA`: whether the guest sees it.
+    pub(crate) fn sta(&self, cpu: u32) -> bool {
+        self.select(cpu);
+        self.read_flags() & regs::ENABLED != 0
+    }
+
+    pub(crate) fn ost(&self, cpu: u32, source: u32, status: u32) {
+        self.select(cpu);
+        for (command, value) in [(1, source), (2, status)] {
+            self.write(regs::COMMAND, &[command]);
+            self.write(regs::DATA, &value.to_le_bytes());
+        }
+    }
+
+    /// `_EJ0`.
+    pub(crate) fn eject(&mut self, cpu: u32) -> bool {
+        self.select(cpu);
+        let before = format!("{:?}", self.registers);
+        self.write(regs::FLAGS, &[regs::EJECT]);
+        let honoured = format!("{:?}", self.registers) != before;
+        self.present[cpu as usize] &= !honoured;
+        honoured
+    }
+
+    /// What one pass of the guest's scan finds and clears.
+    pub(crate) fn scan(&mut self) -> Vec<(u32, Request)> {
+        self.interrupt = false;
+        let mut found = Vec::new();
+        self.select(0);
+        loop {
+            self.write(regs::COMMAND, &[0]);
+            let flags = self.read_flags();
+            let mut data = [0; 4];
+            self.registers
+                .mmio_read(MmioAddress(0), regs::DATA, &mut data);
+            let cpu = u32::from_le_bytes(data);
+            let (event, request) = if flags & regs::INSERT != 0 {
+                (regs::INSERT, Request::Insert)
+            } else if flags & regs::REMOVE != 0 {
+                (regs::REMOVE, Request::Eject)
+            } else {
+                return found;
+            };
+            self.write(regs::FLAGS, &[event]);
+            found.push((cpu, request));
+        }
+    }
+}
+
+impl Machinery for Machine {
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
+        let thread = &mut self.threads[vcpu as usize];
+        if thread.running.is_some() {
+            self.wrong.push(format!("vCPU {vcpu} was started twice"));
+        }
+        (thread.last, thread.running) = (run, Some(run));
+        thread.todo.push_back(Message::Ready(vcpu, run));
+        Ok(())
+    }
+
+    fn park(&mut self, vcpu: u32) {
+        if vcpu == 0 {
+            self.wrong.push("the boot CPU was taken away".to_owned());
+        }
+        if self.present[vcpu as usize] {
+            let wrong = format!("vCPU {vcpu} was torn down while the guest has it");
+            self.wrong.push(wrong);
+        }
+        let thread = &mut self.threads[vcpu as usize];
+        // Asked again, it is kicked again, and parks once.
+        if thread.running.take().is_some() {
+            let last = thread.last;
+            thread.todo.push_back(Message::Parked(vcpu, last));
+        }
+        self.parked.push(vcpu);
+    }
+
+    fn end_thread(&mut self, _vcpu: u32) {}
+
+    fn thread(&self, _vcpu: u32) -> Option<ThreadView> {
+        None
+    }
+
+    fn insert(&mut self, vcpu: u32) -> u32 {
+        if self.threads[vcpu as usize].running.is_none() {
+            let wrong = format!("vCPU {vcpu} was shown to the guest, and nothing runs it");
+            self.wrong.push(wrong);
+        }
+        self.present[vcpu as usize] = true;
+        self.interrupt = true;
+        self.plugs[vcpu as usize] = self.registers.insert(vcpu);
+        self.plugs[vcpu as usize]
+    }
+
+    fn announce(&mut self, vcpu: u32) {
+        self.interrupt = true;
+        self.registers.announce(vcpu);
+    }
+
+    fn withdraw_insert(&mut self, vcpu: u32) -> bool {
+        let withdrawn = self.registers.withdraw_insert(vcpu);
+        self.present[vcpu as usize] &= !withdrawn;
+        withdrawn
+    }
+
+    fn discard(&mut self, vcpu: u32) {
+        self.present[vcpu as usize] = false;
+        self.registers.discard(vcpu);
+    }
+
+    fn request_eject(&mut self, vcpu: u32) {
+        self.interrupt = true;
+        self.registers.request_eject(vcpu);
+    }
+
+    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+        self.registers.withdraw_eject(vcpu)
+    }
+
+    fn revoke_eject(&mut self, vcpu: u32) {
+        self.registers.revoke_eject(vcpu);
+    }
+
+    fn acknowledge(&mut self, vcpu: u32) {
+        self.registers.acknowledge(vcpu);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a model consists of, and what there is to do in it.
+
+use hotvisor_devices::cpu_hotplug::GuestEject;
+use hotvisor_vmm::hotplug::client::Want;
+use hotvisor_vmm::hotplug::view::OperationId;
+
+use super::people::Life;
+
+/// The product, or what others have done and it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    Product,
+    /// Everybody is shut out first, and the notifiers are called then: Linux until 2012.
+    BlockFirst,
+    /// The thread is joined inside the register write of its eject, with the lock held that everything needs.
+    JoinInHandler,
+    /// That the guest has read the request takes its right to eject away.
+    AckRevokes,
+    /// A late word is taken for one about the present insertion.
+    NoGenerations,
+}
+
+/// How much there is of what anybody may do or leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) requests: u8,
+    pub(crate) cancels: u8,
+    /// The guest says no, delays, does nothing.
+    pub(crate) refusals: u8,
+    /// It ejects unasked, or says what is not so.
+    pub(crate) lies: u8,
+    pub(crate) reboots: u8,
+    pub(crate) deaths: u8,
+    /// The notifier says no.
+    pub(crate) vetoes: u8,
+}
+
+/// What a model consists of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) variant: Variant,
+    pub(crate) vcpus: u32,
+    /// How many of them the machine boots with.
+    pub(crate) boot: u32,
+    pub(crate) users: &'static [Life],
+    pub(crate) notifier: bool,
+    /// Whether operations may run out of time, at any moment.
+    pub(crate) deadlines: bool,
+    pub(crate) budget: Budget,
+}
+
+/// What somebody does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Ask(Want),
+    Cancel(OperationId),
+    /// The time of the operations that are open is over.
+    Deadline,
+    /// The control thread takes a message.
+    Control,
+    /// A vCPU's thread gets on.
+    Thread(u32),
+    /// The guest looks for events; obeys the oldest; and so on.
+    Scan,
+    Obey,
+    Begin,
+    Refuse,
+    Ignore,
+    /// It looks whether what it has ejected is gone, and says so.
+    Look,
+    LastWord,
+    /// INIT and SIPI.
+    Start(u32),
+    EjectUnasked(u32),
+    Lie(u32, u32, u32),
+    Reboot,
+    Die,
+    /// A user does its next step, or gives up.
+    User(usize),
+    GiveUp(usize),
+    Answer,
+    Veto,
+}
+
+impl Shape {
+    /// What becomes of an ejection that nobody asked for, or that counts as such.
+    pub(crate) fn unasked(&self) -> GuestEject {
+        match self.variant {
+            Variant::AckRevokes => GuestEject::Ignore,
+            _ => GuestEject::Honour,
+        }
+    }
+}

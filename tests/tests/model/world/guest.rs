@@ -1,0 +1,166 @@
+//! The guest's side.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use hotvisor_devices::cpu_hotplug::Request as Asks;
+use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
+
+use super::World;
+use crate::machine::Machine;
+use crate::shape::{Act, Variant};
+
+#[derive(Debug, Default)]
+pub(super) struct Guest {
+    pub(super) work: VecDeque<(u32, Asks)>,
+    /// What it has ejected, and whether it has looked since.
+    pub(super) last_word: Option<(u32, bool)>,
+    pub(super) starting: BTreeSet<u32>,
+    /// The CPUs that it knows of, and those that it runs, but the first.
+    pub(super) knows: BTreeSet<u32>,
+    pub(super) runs: BTreeSet<u32>,
+    /// Which run of each thread it has started.
+    pub(super) started: BTreeMap<u32, u64>,
+    /// The insertions that it has said no to: it does not take what it has refused.
+    pub(super) refused: BTreeSet<(u32, u32)>,
+    pub(super) is_dead: bool,
+}
+
+impl World {
+    pub(super) fn guest(&mut self, act: &Act) {
+        match act {
+            Act::Scan => {
+                let found = self.machine.scan();
+                if self.shape.variant == Variant::AckRevokes {
+                    let ejects = found.iter().filter(|(_, asks)| *asks == Asks::Eject);
+                    ejects.for_each(|(cpu, _)| self.machine.revoke_eject(*cpu));
+                }
+                self.guest.work.extend(found);
+            }
+            Act::Look => {
+                if let Some((cpu, looked)) = &mut self.guest.last_word {
+                    *looked = true;
+                    let cpu = *cpu;
+                    if self.machine.sta(cpu) {
+                        self.is_wrong(format!(
+                            "vCPU {cpu}'s eject seems to the guest to have failed"
+                        ));
+                    }
+                }
+            }
+            Act::LastWord => {
+                if let Some((cpu, _)) = self.guest.last_word.take() {
+                    self.machine.ost(cpu, 3, 0);
+                }
+            }
+            Act::Start(cpu) => {
+                self.guest.starting.remove(cpu);
+                let thread = &mut self.machine.threads[*cpu as usize];
+                if let Some(run) = thread.running {
+                    thread.todo.push_back(Message::Started(*cpu, run));
+                    self.guest.runs.insert(*cpu);
+                    self.guest.started.insert(*cpu, run);
+                }
+            }
+            Act::EjectUnasked(cpu) => {
+                self.budget.lies -= 1;
+                self.eject(*cpu);
+            }
+            Act::Lie(cpu, source, status) => {
+                self.budget.lies -= 1;
+                self.machine.ost(*cpu, *source, *status);
+            }
+            Act::Reboot => self.reboot(),
+            Act::Die => {
+                self.budget.deaths -= 1;
+                self.guest.is_dead = true;
+                self.coordinator.ended();
+            }
+            _ => self.work(act),
+        }
+    }
+
+    /// The oldest of what the guest was asked.
+    fn work(&mut self, act: &Act) {
+        let Some((cpu, asks)) = self.guest.work.pop_front() else {
+            return;
+        };
+        if *act != Act::Obey {
+            self.budget.refusals -= 1;
+        }
+        match (asks, act) {
+            (_, Act::Ignore) => {}
+            (Asks::Insert, act) => {
+                let insertion = (cpu, self.machine.plugs[cpu as usize]);
+                if *act == Act::Refuse {
+                    self.guest.refused.insert(insertion);
+                }
+                if self.guest.refused.contains(&insertion) || !self.machine.sta(cpu) {
+                    return self.machine.ost(cpu, 1, 1);
+                }
+                self.machine.ost(cpu, 1, 0);
+                self.guest.knows.insert(cpu);
+                self.guest.starting.insert(cpu);
+            }
+            // It was asked twice, and has ejected it already.
+            (Asks::Eject, _) if !self.guest.knows.contains(&cpu) => self.machine.ost(cpu, 3, 1),
+            (Asks::Eject, Act::Refuse) => self.machine.ost(cpu, 3, 0x82),
+            (Asks::Eject, Act::Begin) => {
+                self.machine.ost(cpu, 3, 0x84);
+                self.guest.work.push_front((cpu, asks));
+            }
+            (Asks::Eject, _) => {
+                self.machine.ost(cpu, 3, 0x84);
+                if self.eject(cpu) {
+                    self.guest.last_word = Some((cpu, false));
+                } else if self.shape.budget.lies == 0 {
+                    self.is_wrong(format!(
+                        "the guest ejects vCPU {cpu} as it was asked to, in vain"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The CPU is in its last loop, and out of the guest's hands.
+    fn eject(&mut self, cpu: u32) -> bool {
+        let runs = self.guest.runs.remove(&cpu);
+        self.guest.starting.remove(&cpu);
+        let honoured = self.machine.eject(cpu);
+        if honoured {
+            self.guest.knows.remove(&cpu);
+        }
+        if !honoured && runs {
+            self.guest.runs.insert(cpu);
+        }
+        if honoured && self.shape.variant == Variant::JoinInHandler {
+            self.held = Some(cpu);
+        }
+        honoured
+    }
+
+    fn reboot(&mut self) {
+        self.budget.reboots -= 1;
+        self.generation += 1;
+        if self.shape.variant != Variant::NoGenerations {
+            // What the machine before has posted is dropped by its generation.
+            self.queue.clear();
+        }
+        let present: Vec<(u32, u64)> = self.coordinator.wanted().into_iter().collect();
+        let wrong = std::mem::take(&mut self.machine.wrong);
+        self.machine = Machine::new(
+            &self.queue,
+            self.shape.vcpus,
+            &present,
+            self.shape.unasked(),
+        );
+        self.machine.wrong = wrong;
+        self.guest = Guest::default();
+        self.coordinator.restarted(self.generation);
+        self.guest.starting = present
+            .iter()
+            .map(|(id, _)| *id)
+            .filter(|id| *id != 0)
+            .collect();
+        self.guest.knows = self.guest.starting.clone();
+    }
+}
