@@ -13,19 +13,43 @@ pub(crate) struct GuestCpus {
     pub(crate) apic_ids: BTreeSet<u32>,
 }
 
-/// Prints three lines, whose order [`GuestCpus::parse`] knows.
-pub(super) const LOOK: &str = "cat /sys/devices/system/cpu/present /sys/devices/system/cpu/online; \
-    sed -n 's/^apicid.*: //p' /proc/cpuinfo | xargs";
+/// What a guest says when it is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Looked {
+    pub(super) cpus: GuestCpus,
+    /// The kernel's taint, which grows with some of its complaints, if it says it.
+    pub(super) taint: Option<u64>,
+}
 
-impl GuestCpus {
+/// Prints what [`Looked::parse`] reads. As much as possible is the shell's own doing: in an emulated machine, each program that
+/// it starts costs more than a CPU's way out of the guest.
+pub(super) const LOOK: &str = "d=/sys/devices/system/cpu; \
+    for f in $d/present $d/online /proc/sys/kernel/tainted; do \
+    l=; read -r l <$f; echo \"=$l\"; done 2>/dev/null; \
+    exec sed -n 's/^apicid.*: //p' /proc/cpuinfo";
+
+impl Looked {
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        let mut ids = |separator| parse_ids(lines.next()?, separator);
-        Some(Self {
-            present: ids(',')?,
-            online: ids(',')?,
-            apic_ids: ids(' ')?,
-        })
+        let (mut lists, mut apic_ids) = (Vec::new(), BTreeSet::new());
+        for line in text.lines() {
+            match line.strip_prefix('=') {
+                Some(list) => lists.push(list),
+                None => apic_ids.extend(parse_ids(line, ' ')?),
+            }
+        }
+        let [present, online, taint] = *lists else {
+            return None;
+        };
+        if apic_ids.is_empty() {
+            return None;
+        }
+        let cpus = GuestCpus {
+            present: parse_ids(present, ',')?,
+            online: parse_ids(online, ',')?,
+            apic_ids,
+        };
+        let taint = taint.trim().parse().ok();
+        Some(Self { cpus, taint })
     }
 }
 
@@ -46,13 +70,22 @@ mod tests {
 
     #[test]
     fn what_the_guest_prints_is_read() {
-        let cpus = GuestCpus::parse("0-2,5\n0,2\n0 300").unwrap();
+        let Looked { cpus, taint } = Looked::parse("=0-2,5\n=0,2\n=512\n0\n300").unwrap();
         assert_eq!(Vec::from_iter(cpus.present), [0, 1, 2, 5]);
         assert_eq!(Vec::from_iter(cpus.online), [0, 2]);
         assert_eq!(Vec::from_iter(cpus.apic_ids), [0, 300]);
-        for wrong in ["", "0\n0", "0\nx\n0", "cat: no such file\n0\n0", "0\n0\n"] {
-            assert_eq!(GuestCpus::parse(wrong), None, "{wrong:?}");
+        assert_eq!(taint, Some(512));
+        assert_eq!(Looked::parse("=0\n=0\n=\n0").unwrap().taint, None);
+        for wrong in [
+            "",
+            "=0\n=0\n=0",
+            "=0\n=x\n=0\n0",
+            "=0\n=\n=0\n0",
+            "=0\n=0\n0",
+            "=0\n=0\n=0\n0\nsed: not found",
+        ] {
+            assert_eq!(Looked::parse(wrong), None, "{wrong:?}");
         }
-        assert!(GuestCpus::parse("0-4294967295\n0\n0").is_some());
+        assert!(Looked::parse("=0-4294967295\n=0\n=0\n0").is_some());
     }
 }

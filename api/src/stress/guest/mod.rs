@@ -15,6 +15,7 @@ mod cpus;
 mod follow;
 mod interfere;
 mod kernel;
+mod log;
 mod serial;
 mod stream;
 #[cfg(test)]
@@ -27,8 +28,9 @@ pub(crate) use stream::Output;
 
 use crate::client::Failure;
 use command::Remote;
+use cpus::Looked;
 use follow::Followed;
-use kernel::ROUGHLY;
+use log::Log;
 use serial::Serial;
 use std::fmt;
 use std::path::PathBuf;
@@ -44,10 +46,6 @@ const OPENING: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Lines of the console that are shown.
 const SHOWN: usize = 120;
-/// How many lines of the kernel's log are fetched as they are, from a complaint on. Of what follows only the heads of
-/// complaints are: a serial port is slow.
-const FETCHED: u32 = 40;
-
 /// Which ways into the guest there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Channel {
@@ -107,29 +105,18 @@ pub(crate) struct Guest {
     /// What else than the serial port has lines of the kernel's.
     other: Stream,
     offers: Offers,
-    /// How many lines of its log look like complaints.
-    complaints: u64,
-    /// When the last line was written that was read of it, in seconds of the kernel's.
-    read_until: f64,
-}
-
-/// A command that says how many complaints the kernel's log has, and what it has from the one behind the first `known`
-/// on. Only what is new: a part of an old incident, cut off at another place, would be another one.
-fn log_from(known: u64) -> String {
-    let next = known + 1;
-    let rest = FETCHED + 1;
-    // A line that begins as the kernel's would be taken for one that the kernel writes now.
-    format!(
-        "dmesg | grep -cE '{ROUGHLY}'; \
-         from=$(dmesg | grep -nE '{ROUGHLY}' | sed -n '{next}p' | cut -d: -f1); \
-         [ -z \"$from\" ] || dmesg | tail -n +\"$from\" | \
-         sed -nE -e 's/^\\[/</' -e '1,{FETCHED}p' -e '{rest},${{/{ROUGHLY}/p}}'"
-    )
+    log: Log,
 }
 
 /// A word that no other question has.
 fn word() -> String {
     format!("w{:016x}", fastrand::u64(..))
+}
+
+/// The number of complaints, which one of an answer's lines is.
+fn parse_count(line: Option<&str>, answer: &Output) -> Result<u64, GuestError> {
+    let count = line.and_then(|line| line.trim().parse().ok());
+    count.ok_or_else(|| GuestError::Strange("log", answer.text.clone()))
 }
 
 impl Guest {
@@ -168,8 +155,7 @@ impl Guest {
             console,
             other: Stream::default(),
             offers: Offers::default(),
-            complaints: 0,
-            read_until: f64::NEG_INFINITY,
+            log: Log::new(),
         }
     }
 
@@ -214,41 +200,45 @@ impl Guest {
         }
     }
 
-    /// What it says of its CPUs. On the way it is seen whether its kernel has complained.
+    /// What it says of its CPUs. On the way it is seen whether its kernel has complained: at once where that taints it, by its
+    /// log after a while.
     ///
     /// # Errors
     /// As [`Self::run`], or what it says makes no sense.
     pub(crate) async fn look(&mut self) -> Result<GuestCpus, GuestError> {
-        let command = match self.offers.log {
-            true => format!("{}; dmesg | grep -cE '{ROUGHLY}'", cpus::LOOK),
-            false => cpus::LOOK.to_owned(),
-        };
-        let output = self.run(&command, PATIENCE).await?;
+        let output = self.run(cpus::LOOK, PATIENCE).await?;
         let strange = || GuestError::Strange("lists of CPUs", output.text.clone());
-        let cpus = GuestCpus::parse(&output.text).ok_or_else(strange)?;
-        if self.offers.log {
-            let count: Option<u64> = output
-                .text
-                .lines()
-                .nth(3)
-                .and_then(|line| line.trim().parse().ok());
-            let count = count.ok_or_else(strange)?;
-            if count != self.complaints {
-                if count < self.complaints {
-                    // The log has wrapped around, and what is new may be anywhere in it.
-                    self.complaints = 0;
-                }
-                self.read_log().await?;
-            }
+        let Looked { cpus, taint } = Looked::parse(&output.text).ok_or_else(strange)?;
+        if self.offers.log && self.log.is_due(taint, Instant::now()) {
+            self.look_through_log().await?;
+            self.log.looked(taint, Instant::now());
         }
         self.settle().await;
         Ok(cpus)
     }
 
+    /// Has the next look go through the kernel's log, too.
+    pub(crate) fn expect_complaints(&mut self) {
+        self.log.make_due();
+    }
+
+    /// Reads the kernel's log if there is something new in it.
+    async fn look_through_log(&mut self) -> Result<(), GuestError> {
+        let count = self.run(&log::count(), PATIENCE).await?;
+        let count = parse_count(count.text.lines().next(), &count)?;
+        if count < self.log.complaints {
+            // The log has wrapped around, and what is new may be anywhere in it.
+            self.log.complaints = 0;
+        }
+        match count == self.log.complaints {
+            true => Ok(()),
+            false => self.read_log().await,
+        }
+    }
+
     /// Reads a kernel's log of which nothing was read before.
     async fn read_new_log(&mut self) -> Result<(), GuestError> {
-        self.complaints = 0;
-        self.read_until = f64::NEG_INFINITY;
+        self.log = Log::new();
         self.read_log().await
     }
 
@@ -257,20 +247,19 @@ impl Guest {
         if !self.offers.log {
             return Ok(());
         }
-        let output = self.run(&log_from(self.complaints), PATIENCE).await?;
+        let output = self.run(&log::from(self.log.complaints), PATIENCE).await?;
         let mut lines = output.text.lines();
-        let count: Option<u64> = lines.next().and_then(|line| line.trim().parse().ok());
-        self.complaints = count.ok_or_else(|| GuestError::Strange("log", output.text.clone()))?;
+        self.log.complaints = parse_count(lines.next(), &output)?;
         let lines: Vec<String> = lines
             .map(|line| match line.strip_prefix('<') {
                 Some(rest) => format!("[{rest}"),
                 None => line.to_owned(),
             })
             // Of a log that has wrapped around there may be the rest of an incident that was read as a whole.
-            .filter(|line| kernel::time(line).is_none_or(|time| time > self.read_until))
+            .filter(|line| kernel::time(line).is_none_or(|time| time > self.log.read_until))
             .collect();
         let times = lines.iter().filter_map(|line| kernel::time(line));
-        self.read_until = times.fold(self.read_until, f64::max);
+        self.log.read_until = times.fold(self.log.read_until, f64::max);
         let add = |stream: &mut Stream| stream.lines(lines.iter().map(String::as_str));
         match &self.way {
             // There the same complaints may come by themselves, and are the same.

@@ -241,7 +241,7 @@ async fn an_incident_is_waited_for_to_its_end() {
         let word = fake.asked().await;
         fake.say("[    1.000000] BUG: unable to handle page fault\r\n")
             .await;
-        fake.answer(&word, "0-1\r\n0\r\n0").await;
+        fake.answer(&word, "=0-1\r\n=0\r\n=0\r\n0").await;
         fake.say("[    1.000001] RIP: 0010:x\r\n[    1.000002] ---[ end trace 0 ]---\r\n")
             .await;
     });
@@ -251,37 +251,44 @@ async fn an_incident_is_waited_for_to_its_end() {
     assert_eq!(warnings[0].lines().count(), 3, "{warnings:?}");
 }
 
+/// A guest with one CPU whose kernel's taint is this.
+fn one_cpu(taint: u32) -> String {
+    format!("=0\r\n=0\r\n={taint}\r\n0")
+}
+
+/// Has the guest looked at, which answers these, one after the other; returns what it complains of.
+async fn look(guest: &mut Guest, fake: &mut Fake, answers: &[&str]) -> Vec<String> {
+    let (cpus, ()) = tokio::join!(guest.look(), async {
+        for answer in answers {
+            let word = fake.asked().await;
+            fake.answer(&word, answer).await;
+        }
+    });
+    cpus.unwrap();
+    guest.warnings()
+}
+
 #[tokio::test]
 async fn the_kernels_log_is_read_when_it_has_more_complaints() {
     let (mut guest, mut fake) = Fake::new();
     guest.offers.log = true;
-    let (cpus, ()) = tokio::join!(guest.look(), async {
-        let word = fake.asked().await;
-        fake.answer(&word, "0\r\n0\r\n0\r\n1").await;
-        let word = fake.asked().await;
-        let log = "1\r\n<    7.000000] WARNING: CPU: 0 PID: 1 at a.c:1 b+0x1\r\n<    7.000001] Call Trace:";
-        fake.answer(&word, log).await;
-    });
-    cpus.unwrap();
-    assert_eq!(guest.warnings().len(), 1);
+    let warning =
+        "<    7.000000] WARNING: CPU: 0 PID: 1 at a.c:1 b+0x1\r\n<    7.000001] Call Trace:";
+    let first = format!("1\r\n{warning}");
+    let found = look(&mut guest, &mut fake, &[&one_cpu(0), "1", &first]).await;
+    assert_eq!(found.len(), 1);
+    // It was looked through just now, and nothing taints the kernel: it is not asked for it.
+    let none = Vec::<String>::new();
+    assert_eq!(look(&mut guest, &mut fake, &[&one_cpu(0)]).await, none);
     // As many as before: it is not read again.
-    let (cpus, ()) = tokio::join!(guest.look(), async {
-        let word = fake.asked().await;
-        fake.answer(&word, "0\r\n0\r\n0\r\n1").await;
-    });
-    cpus.unwrap();
-    assert_eq!(guest.warnings(), Vec::<String>::new());
+    let tainted = look(&mut guest, &mut fake, &[&one_cpu(512), "1"]).await;
+    assert_eq!(tainted, none);
     // It has wrapped around, in the midst of what was read: only what came since is new.
-    guest.complaints = 5;
-    let (cpus, ()) = tokio::join!(guest.look(), async {
-        let word = fake.asked().await;
-        fake.answer(&word, "0\r\n0\r\n0\r\n2").await;
-        let word = fake.asked().await;
-        let log = "2\r\n<    7.000001] Call Trace:\r\n<    9.000000] BUG: soft lockup - CPU";
-        fake.answer(&word, log).await;
-    });
-    cpus.unwrap();
-    assert_eq!(guest.warnings(), ["[    9.000000] BUG: soft lockup - CPU"]);
+    guest.log.complaints = 5;
+    guest.expect_complaints();
+    let log = "2\r\n<    7.000001] Call Trace:\r\n<    9.000000] BUG: soft lockup - CPU";
+    let found = look(&mut guest, &mut fake, &[&one_cpu(512), "2", log]).await;
+    assert_eq!(found, ["[    9.000000] BUG: soft lockup - CPU"]);
 }
 
 /// By a real shell, of a log that is longer than what is fetched as it is.
@@ -291,15 +298,15 @@ async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
     guest.offers.log = true;
     guest.run("true", SOON).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
+    let file = folder.path().join("log");
     let mut text = String::from("[    0.000000] Linux version 6.1\n");
     // Close to each other, so that the second is taken for a part of the first as long as that one is there.
     text += "[    0.200000] unchecked MSR access error: RDMSR from 0x1\n";
     text += "[    0.304904] WARNING: CPU: 0 PID: 0 at a.c:606 b+0x1/0x2\n";
-    std::fs::write(&log, &text).unwrap();
+    std::fs::write(&file, &text).unwrap();
     std::fs::write(
         folder.path().join("dmesg"),
-        format!("#!/bin/sh\nexec cat {}\n", log.display()),
+        format!("#!/bin/sh\nexec cat {}\n", file.display()),
     )
     .unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -308,7 +315,7 @@ async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
         format!(
             "PATH={}:$PATH; {}",
             folder.path().display(),
-            log_from(known)
+            log::from(known)
         )
     };
     let all = guest.run(&read(0), SOON).await.unwrap().text;
@@ -323,13 +330,13 @@ async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
             text += &format!("[{second:5}.500000] BUG: soft lockup - CPU#{second}\n");
         }
     }
-    std::fs::write(&log, &text).unwrap();
+    std::fs::write(&file, &text).unwrap();
     let new = guest.run(&read(2), SOON).await.unwrap().text;
     let lines: Vec<&str> = new.lines().collect();
     assert_eq!(lines[0], "11");
     assert!(lines[1].starts_with("<  100.500000] BUG"), "{new}");
     // As they are, and then the heads of the other eight.
-    let fetched = usize::try_from(FETCHED).unwrap();
+    let fetched = usize::try_from(log::FETCHED).unwrap();
     assert_eq!(lines.len(), 1 + fetched + 8, "{new}");
     assert!(lines[lines.len() - 1].starts_with("<  900.500000] BUG"));
 }

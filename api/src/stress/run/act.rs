@@ -450,6 +450,7 @@ impl Run {
                 ))
             });
         let why = why.next();
+        self.guest.expect_complaints();
         self.look(told, With::default()).await?;
         Ok(why)
     }

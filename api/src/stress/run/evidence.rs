@@ -99,6 +99,7 @@ impl Run {
                 found.timelines.extend(timelines(&detail));
             }
         }
+        self.guest.expect_complaints();
         found.views = self.views().await;
         found.what.extend(self.complaints());
     }
