@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Scenario, Serial, Summary, clients};
+use super::{Scenario, Serial, Summary, clients, scenario};
 use crate::artifacts::Artifacts;
 use crate::kernels::Kernel;
 use crate::vm::{BOOT, Builder, READY_MARKER, SOON, Vm, Watched};
@@ -29,6 +29,7 @@ pub struct Guest {
     vm: Vm,
     /// Where its serial port is, if it has a shell.
     serial: Option<PathBuf>,
+    kernel: Option<Kernel>,
     /// Holds the serial port's socket, and what the VMM writes.
     folder: tempfile::TempDir,
 }
@@ -93,6 +94,7 @@ impl Guest {
         Ok(Self {
             vm: logging(vm, scenario, folder.path()).start()?,
             serial: Some(serial),
+            kernel: Some(kernel),
             folder,
         })
     }
@@ -111,6 +113,7 @@ impl Guest {
         let guest = Self {
             vm: vm.start()?,
             serial: None,
+            kernel: None,
             folder,
         };
         guest.vm.wait_for("ready apic=0\n", 0, SOON)?;
@@ -245,6 +248,9 @@ impl Guest {
         }
         if let Some(mix) = &limits.mix {
             command.args(["--mix", mix]);
+        }
+        for text in self.kernel.into_iter().flat_map(scenario::own_complaints) {
+            command.args(["--tolerate", text]);
         }
         command
     }

@@ -1,5 +1,7 @@
 //! What the guest is at while its vCPUs come and go.
 
+use crate::kernels::Kernel;
+
 /// A guest, its load, and what `hotvisor stress` is told of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -25,6 +27,15 @@ pub struct Scenario {
     pub steps: u64,
     /// Whether a guest takes part that is no Linux, on any KVM.
     pub bare: bool,
+}
+
+/// What a kernel complains of where its CPUs come and go by its own doing, too, as `cargo testbed stress --control` shows.
+pub(super) const fn own_complaints(kernel: Kernel) -> &'static [&'static str] {
+    match kernel {
+        Kernel::V6_1Cloud | Kernel::V6_12Cloud => &[],
+        // The interrupt thread of the serial port migrates while the CPU goes that it was on: `--control selftest`.
+        Kernel::V6_1Rt => &["affine_move_task"],
+    }
 }
 
 /// CPUs that are offline in the guest although they are plugged are the guest's own affair.
