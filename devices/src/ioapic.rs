@@ -15,7 +15,7 @@
 //! |---|---|
 //! | access at another width or offset than the registers' own | reads zero, writes are ignored |
 //! | select a register that does not exist | reads zero, writes are ignored |
-//! | unmask pins with garbage in vector, mode, destination | the message goes out as it says; the local APICs drop it |
+//! | unmask pins with garbage in vector, mode, destination | the message goes out as it says; where no local APIC takes it, the edge stays pending |
 
 use crate::{IrqLine, lock};
 use std::sync::{Arc, Mutex};
@@ -66,8 +66,10 @@ pub struct Message {
 
 /// Takes the interrupt messages to the local APICs. Called with the I/O APIC locked: it must not wait.
 pub trait MessageSink: Send {
-    /// Delivers one message.
-    fn send(&self, message: Message);
+    /// Delivers one message; returns whether that went well. One that did not stays pending until the next edge, or until
+    /// the guest writes to its pin's entry.
+    #[must_use]
+    fn send(&self, message: Message) -> bool;
 }
 
 /// Registers and pending edges.
@@ -109,14 +111,15 @@ impl<S: MessageSink> State<S> {
         if *entry & (RTE_PENDING | RTE_MASKED) != RTE_PENDING {
             return;
         }
-        *entry &= !RTE_PENDING;
-        let entry = *entry;
         // The masks leave 8, 7 and 11 bits.
-        self.sink.send(Message {
-            destination: (entry >> 56) as u32 | ((entry >> 49 & 0x7f) as u32) << 8,
-            logical: entry & RTE_LOGICAL != 0,
-            data: (entry & (RTE_VECTOR | RTE_DELIVERY_MODE)) as u32,
+        let sent = self.sink.send(Message {
+            destination: (*entry >> 56) as u32 | ((*entry >> 49 & 0x7f) as u32) << 8,
+            logical: *entry & RTE_LOGICAL != 0,
+            data: (*entry & (RTE_VECTOR | RTE_DELIVERY_MODE)) as u32,
         });
+        if sent {
+            *entry &= !RTE_PENDING;
+        }
     }
 
     fn read_register(&self) -> u32 {
@@ -209,10 +212,14 @@ mod tests {
 
     struct Post(Sender<Message>);
     impl MessageSink for Post {
-        fn send(&self, message: Message) {
+        fn send(&self, message: Message) -> bool {
             self.0.send(message).unwrap();
+            message.data != NOBODYS
         }
     }
+
+    /// What no local APIC takes.
+    const NOBODYS: u32 = 0x01;
 
     fn ioapic() -> (IoApic<Post>, Receiver<Message>) {
         let (tx, rx) = channel();
@@ -260,6 +267,24 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_whose_message_nobody_takes_stays_pending() {
+        let (ioapic, messages) = ioapic();
+        write(&ioapic, 0x10, NOBODYS);
+        ioapic.edge(0);
+        assert_eq!(messages.try_iter().count(), 1);
+        assert_eq!(read(&ioapic, 0x10), 1 << 12 | NOBODYS);
+        // With the next edge, and when the guest says where to.
+        ioapic.edge(0);
+        assert_eq!(messages.try_iter().count(), 1);
+        write(&ioapic, 0x10, 0x31);
+        assert_eq!(
+            messages.try_iter().map(|m| m.data).collect::<Vec<_>>(),
+            [0x31]
+        );
+        assert_eq!(read(&ioapic, 0x10), 0x31);
+    }
+
+    #[test]
     fn destinations_above_255_use_the_extended_bits() {
         let (ioapic, messages) = ioapic();
         let id: u32 = 0x2a5;
@@ -303,7 +328,7 @@ mod tests {
             ioapic.edge(pin);
             let register = 0x10 + 2 * u8::try_from(pin).unwrap();
             let pending = read(&ioapic, register) & 1 << 12 != 0;
-            let sent = messages.try_iter().count();
+            let sent = messages.try_iter().filter(|message| message.data != NOBODYS).count();
             prop_assert_eq!(usize::from(pending) + sent, 1);
             write(&ioapic, register, 0x55);
             prop_assert_eq!(messages.try_iter().count(), usize::from(pending));

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -74,6 +75,19 @@ impl Artifacts {
     /// It cannot be built.
     pub fn prepare_hotvisor(&self) -> Result<()> {
         copy(&build_hotvisor()?, &self.hotvisor())
+    }
+
+    /// The VMM with calls in it that a test can have fail, for this machine only. It has its own name, as it is no release.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn failing_hotvisor(&self) -> Result<PathBuf> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = self.dir.join("hotvisor-failpoints");
+        let built = cargo_build(&["--features", "failpoints"])?;
+        copy(&built, &failing)?;
+        Ok(failing)
     }
 
     fn prepare_image(&self, image: Image) -> Result<()> {
@@ -190,16 +204,16 @@ fn build_hotvisor() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("HOTVISOR_BIN") {
         return Ok(path.into());
     }
+    cargo_build(&["--release"])
+}
+
+/// Builds the VMM; returns its executable.
+fn cargo_build(options: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let messages = process::text(
         Command::new(cargo)
-            .args([
-                "build",
-                "--release",
-                "--package",
-                "hotvisor",
-                "--message-format=json",
-            ])
+            .args(["build", "--package", "hotvisor", "--message-format=json"])
+            .args(options)
             .arg("--target-dir")
             .arg(paths::target())
             .current_dir(paths::workspace()),

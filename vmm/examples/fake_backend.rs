@@ -155,6 +155,12 @@ impl Machinery for Backend {
 
     fn announce(&mut self, _vcpu: u32) {}
 
+    fn remind(&mut self) {}
+
+    fn untold(&self) -> Option<String> {
+        None
+    }
+
     fn withdraw_insert(&mut self, _vcpu: u32) -> bool {
         // It has noticed already.
         false

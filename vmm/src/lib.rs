@@ -9,6 +9,10 @@ pub mod control;
 pub mod end;
 pub mod error;
 pub mod events;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
 mod heap;
 pub mod hotplug;
 pub mod kvm;

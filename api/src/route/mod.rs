@@ -2,6 +2,8 @@
 //! the control thread as one call. Nothing here waits for a vCPU, and nothing here knows about sockets.
 
 mod events;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 #[cfg(test)]
 pub(crate) mod fake;
 mod idempotency;
@@ -46,6 +48,8 @@ fn described() -> OpenApiRouter<Client> {
 /// All endpoints, for a machine that `client` leads to. How many connections there are is for the metrics.
 pub(crate) fn router(client: Client, connections: Arc<AtomicU64>) -> Router {
     let (router, _document) = described().split_for_parts();
+    #[cfg(feature = "failpoints")]
+    let router = router.merge(failpoints::routes());
     let traffic = Arc::new(metrics::Traffic::new(connections));
     router
         .fallback(trouble::no_such_path)

@@ -47,10 +47,15 @@ pub(crate) fn test(name: &str, run: fn(&Context) -> Result<()>) -> Test {
 impl Machine {
     /// A machine with `boot` of `max` CPUs and a little memory.
     pub(crate) fn new(context: &Context, boot: u32, max: u32) -> Result<Self> {
+        Self::of(context.artifacts.hotvisor(), boot, max)
+    }
+
+    /// The same with another build of the VMM.
+    pub(crate) fn of(program: PathBuf, boot: u32, max: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("baremetal-").tempdir()?;
         let image = folder.path().join("guest.elf");
         fs::write(&image, IMAGE).context("cannot write the guest's image")?;
-        let vm = Vm::hotvisor(context.artifacts.hotvisor())
+        let vm = Vm::hotvisor(program)
             .kernel(image)
             .cpus(boot, max)
             .memory(MEMORY)

@@ -10,6 +10,7 @@ mod cpus;
 mod document;
 mod end;
 mod events;
+mod failpoints;
 mod guest;
 mod hotplug;
 mod lifecycle;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             document::tests(),
             end::tests(),
             events::tests(),
+            failpoints::tests(),
             hotplug::tests(),
             load::tests(),
             metrics::tests(),

@@ -238,6 +238,14 @@ impl Machinery for Machine {
         self.registers.announce(vcpu);
     }
 
+    fn remind(&mut self) {
+        self.interrupt = true;
+    }
+
+    fn untold(&self) -> Option<String> {
+        None
+    }
+
     fn withdraw_insert(&mut self, vcpu: u32) -> bool {
         let withdrawn = self.registers.withdraw_insert(vcpu);
         self.present[vcpu as usize] &= !withdrawn;

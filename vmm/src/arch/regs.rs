@@ -2,6 +2,7 @@
 
 use super::layout;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use kvm_bindings::{
     KVM_MP_STATE_UNINITIALIZED, KVM_VCPUEVENT_VALID_NMI_PENDING, Msrs, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_segment, kvm_sregs,
@@ -195,11 +196,10 @@ fn segments(sregs: &mut kvm_sregs, entry: Entry) {
 pub fn make_new(vcpu: &VcpuFd) -> Result<()> {
     // INIT and SIPI that were sent to it while it was gone would start it, at an address of long ago. KVM keeps
     // them until it is asked for the state, which takes them up.
-    vcpu.get_mp_state()
+    failpoint!(GetMpState, vcpu.get_mp_state())
         .map_err(|e| Error::kvm("get the state of waiting for INIT", e))?;
     // What else was pending when it was let go is nobody's any more.
-    let mut events = vcpu
-        .get_vcpu_events()
+    let mut events = failpoint!(GetEvents, vcpu.get_vcpu_events())
         .map_err(|e| Error::kvm("get vCPU events", e))?;
     events.exception.injected = 0;
     events.exception.pending = 0;
@@ -208,7 +208,7 @@ pub fn make_new(vcpu: &VcpuFd) -> Result<()> {
     events.nmi.pending = 0;
     events.nmi.masked = 0;
     events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
-    vcpu.set_vcpu_events(&events)
+    failpoint!(SetEvents, vcpu.set_vcpu_events(&events))
         .map_err(|e| Error::kvm("set vCPU events", e))?;
     let pat = Msrs::from_entries(&[kvm_msr_entry {
         index: MSR_PAT,
@@ -216,12 +216,13 @@ pub fn make_new(vcpu: &VcpuFd) -> Result<()> {
         ..kvm_msr_entry::default()
     }]);
     let pat = pat.map_err(|e| Error::bug("MSR list", format!("{e:?}")))?;
-    vcpu.set_msrs(&pat).map_err(|e| Error::kvm("set MSRs", e))?;
+    failpoint!(SetPat, vcpu.set_msrs(&pat)).map_err(|e| Error::kvm("set page attributes", e))?;
     set_msrs(vcpu)?;
-    vcpu.set_mp_state(kvm_mp_state {
+    let waits = kvm_mp_state {
         mp_state: KVM_MP_STATE_UNINITIALIZED,
-    })
-    .map_err(|e| Error::kvm("set the state of waiting for INIT", e))
+    };
+    failpoint!(SetMpState, vcpu.set_mp_state(waits))
+        .map_err(|e| Error::kvm("set the state of waiting for INIT", e))
 }
 
 /// The MSRs that firmware would set on every CPU.
@@ -237,18 +238,14 @@ pub fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
     let failed = |e| Error::bug("MSR list", format!("{e:?}"));
     // KVM has bits of its own in this one.
     let mut present = Msrs::from_entries(&[entry(MSR_MISC_ENABLE, 0)]).map_err(failed)?;
-    vcpu.get_msrs(&mut present)
-        .map_err(|e| Error::kvm("get MSRs", e))?;
+    failpoint!(GetMsrs, vcpu.get_msrs(&mut present)).map_err(|e| Error::kvm("get MSRs", e))?;
     let misc_enable = present.as_slice()[0].data | MISC_ENABLE_FAST_STRING;
     let wanted = [
         entry(MSR_MISC_ENABLE, misc_enable),
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
     ];
     let msrs = Msrs::from_entries(&wanted).map_err(failed)?;
-    match vcpu
-        .set_msrs(&msrs)
-        .map_err(|e| Error::kvm("set MSRs", e))?
-    {
+    match failpoint!(SetMsrs, vcpu.set_msrs(&msrs)).map_err(|e| Error::kvm("set MSRs", e))? {
         n if n == wanted.len() => Ok(()),
         n => Err(Error::host(
             format!("MSR {:#x}", wanted[n].index),

@@ -22,8 +22,12 @@ pub trait Machinery {
     fn thread(&self, vcpu: u32) -> Option<ThreadView>;
     /// Enables the vCPU in the guest's tables and tells the guest; returns the insertion's number.
     fn insert(&mut self, vcpu: u32) -> u32;
-    /// Tells the guest again.
+    /// Tells the guest of the insertion again, also if it has read that.
     fn announce(&mut self, vcpu: u32);
+    /// Notifies the guest again of all that it has not read.
+    fn remind(&mut self);
+    /// Why the guest was not notified, if the last notification did not get to it.
+    fn untold(&self) -> Option<String>;
     /// Takes the insertion back, if the guest cannot have noticed it.
     fn withdraw_insert(&mut self, vcpu: u32) -> bool;
     /// Takes the vCPU out of the guest's tables, whatever the guest knows.

@@ -5,6 +5,7 @@ pub mod probe;
 
 use crate::arch::layout;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use hotvisor_devices::ioapic::{Message, MessageSink, PINS};
 use hotvisor_devices::ratelimit::RateLimit;
 use kvm_bindings::{
@@ -15,6 +16,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use memory::Ram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use tracing::warn;
 use vm_memory::GuestMemoryMmap;
 
@@ -197,19 +199,34 @@ impl Vm {
     }
 }
 
+/// Why the last interrupt message was not delivered, if it was not.
+#[derive(Clone, Debug, Default)]
+pub struct Undelivered(Arc<AtomicI32>);
+
+impl Undelivered {
+    /// KVM's answer, in words.
+    #[must_use]
+    pub fn why(&self) -> Option<String> {
+        let errno = self.0.load(Ordering::Relaxed);
+        (errno != 0).then(|| std::io::Error::from_raw_os_error(errno).to_string())
+    }
+}
+
 /// Delivers the I/O APIC's messages to KVM's local APICs.
 pub struct Messages {
     vm: Arc<Vm>,
     limit: RateLimit,
+    undelivered: Undelivered,
 }
 
 impl Messages {
-    /// Messages into `vm`.
+    /// Messages into `vm`; what becomes of the last one shows in `undelivered`.
     #[must_use]
-    pub fn new(vm: Arc<Vm>) -> Self {
+    pub fn new(vm: Arc<Vm>, undelivered: Undelivered) -> Self {
         Self {
             vm,
             limit: RateLimit::new(8),
+            undelivered,
         }
     }
 }
@@ -220,7 +237,7 @@ const MSI_BASE: u32 = 0xfee0_0000;
 const MSI_LOGICAL: u32 = 1 << 2;
 
 impl MessageSink for Messages {
-    fn send(&self, message: Message) {
+    fn send(&self, message: Message) -> bool {
         let logical = if message.logical { MSI_LOGICAL } else { 0 };
         let msi = kvm_msi {
             address_lo: MSI_BASE | (message.destination & 0xff) << 12 | logical,
@@ -229,11 +246,15 @@ impl MessageSink for Messages {
             data: message.data,
             ..kvm_msi::default()
         };
-        if let Err(e) = self.vm.fd.signal_msi(msi)
+        let sent = failpoint!(Interrupt, self.vm.fd.signal_msi(msi));
+        let errno = sent.err().map_or(0, |e| e.errno());
+        self.undelivered.0.store(errno, Ordering::Relaxed);
+        if let Err(e) = sent
             && let Some(n) = self.limit.pass()
         {
             warn!(?message, n, "no local APIC took an interrupt: {e}");
         }
+        sent.is_ok()
     }
 }
 

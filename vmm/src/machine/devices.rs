@@ -4,7 +4,7 @@ use super::HotplugRegisters;
 use crate::arch::layout;
 use crate::config::{self, GuestEject, VmConfig};
 use crate::error::{Error, Result};
-use crate::kvm::{Messages, Vm};
+use crate::kvm::{Messages, Undelivered, Vm};
 use hotvisor_devices::cpu_hotplug::{self, CpuHotplug, HotplugSink};
 use hotvisor_devices::ged::{self, Ged};
 use hotvisor_devices::ioapic::{self, IoApic, Pin};
@@ -19,6 +19,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 pub(super) struct Devices {
     pub(super) bus: Arc<IoManager>,
     pub(super) ged: Arc<Ged>,
+    pub(super) undelivered: Undelivered,
     pub(super) hotplug: HotplugRegisters,
     pub(super) serial: Option<Arc<Serial>>,
 }
@@ -35,7 +36,9 @@ impl Devices {
     where
         P: PowerSink + SerialSink + HotplugSink + Clone + 'static,
     {
-        let ioapic = Arc::new(IoApic::new(Messages::new(vm.clone())));
+        let undelivered = Undelivered::default();
+        let messages = Messages::new(vm.clone(), undelivered.clone());
+        let ioapic = Arc::new(IoApic::new(messages));
         let pin = |gsi: u8| Arc::new(Pin::new(ioapic.clone(), gsi.into()));
         let ged = Arc::new(Ged::new(pin(layout::GSI_GED)));
         let power = Arc::new(Mutex::new(PowerRegisters::new(post.clone())));
@@ -70,6 +73,7 @@ impl Devices {
         Ok(Self {
             bus: Arc::new(bus),
             ged,
+            undelivered,
             hotplug: HotplugRegisters::new(hotplug),
             serial,
         })

@@ -54,6 +54,14 @@ impl Machinery for Machine {
         self.devices.hotplug.telling().announce(vcpu);
     }
 
+    fn remind(&mut self) {
+        self.devices.hotplug.untold = true;
+    }
+
+    fn untold(&self) -> Option<String> {
+        self.devices.undelivered.why()
+    }
+
     fn withdraw_insert(&mut self, vcpu: u32) -> bool {
         self.devices.hotplug.registers.withdraw_insert(vcpu)
     }

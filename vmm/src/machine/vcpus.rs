@@ -6,6 +6,7 @@
 use crate::arch::cpuid::{self, Topology};
 use crate::arch::regs;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::hotplug::view::ThreadView;
 use crate::kvm::Vm;
 use crate::tally::Tally;
@@ -39,16 +40,13 @@ impl Model {
     /// Puts a vCPU as KVM makes it into the state of one that waits for INIT.
     fn configure(&self, id: u32, fd: &VcpuFd) -> Result<()> {
         let own = cpuid::for_vcpu(&self.leaves, id, self.topology);
-        fd.set_cpuid2(&own)
-            .map_err(|e| Error::kvm("set CPUID", e))?;
+        failpoint!(SetCpuid, fd.set_cpuid2(&own)).map_err(|e| Error::kvm("set CPUID", e))?;
         regs::set_msrs(fd)?;
         // KVM makes its map of APIC ids while the vCPU that it creates is not in its list yet, and anew only when
         // some local APIC changes. A vCPU that is created while the others run would get no INIT until then.
-        let lapic = fd
-            .get_lapic()
-            .map_err(|e| Error::kvm("get local APIC", e))?;
-        fd.set_lapic(&lapic)
-            .map_err(|e| Error::kvm("set local APIC", e))
+        let lapic =
+            failpoint!(GetLapic, fd.get_lapic()).map_err(|e| Error::kvm("get local APIC", e))?;
+        failpoint!(SetLapic, fd.set_lapic(&lapic)).map_err(|e| Error::kvm("set local APIC", e))
     }
 }
 
@@ -134,7 +132,7 @@ impl Vcpus {
     fn create(&mut self, id: u32) -> Result<()> {
         let body = &mut self.bodies[id as usize];
         if let Body::Nothing = body {
-            let fd = self.model.vm.fd().create_vcpu(id.into());
+            let fd = failpoint!(CreateVcpu, self.model.vm.fd().create_vcpu(id.into()));
             let fd = fd.map_err(|e| Error::kvm(&format!("create vCPU {id}"), e))?;
             *body = Body::Idle(fd, State::Raw);
         }

@@ -2,6 +2,7 @@
 
 use super::{Reports, VcpuRef, kick, run};
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::kvm::Vm;
 use crate::tally::VcpuTally;
 use kvm_ioctls::VcpuFd;
@@ -171,10 +172,11 @@ impl Handle {
         let own_orders = orders.clone();
         // A thread that cannot be made drops what it was to be made from, so it gets that later.
         let (give, take) = sync_channel(1);
-        let thread = thread::Builder::new()
+        let builder = thread::Builder::new()
             .name(vcpu.to_string())
-            .stack_size(STACK)
-            .spawn(move || run::main(take.recv().ok()?, &own_orders));
+            .stack_size(STACK);
+        let main = move || run::main(take.recv().ok()?, &own_orders);
+        let thread = failpoint!(Spawn, builder.spawn(main));
         let thread = match thread {
             Ok(thread) => thread,
             Err(error) => {

@@ -9,6 +9,7 @@
 )]
 
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use std::cell::Cell;
@@ -117,5 +118,5 @@ impl Drop for Known {
 /// Kicks a thread. One that has ended already is not bothered.
 pub fn kick<T>(thread: &JoinHandle<T>) {
     // The number is valid, and a thread that was not joined can be signalled.
-    let _ = thread.kill(SIGRTMIN());
+    let _ = failpoint!(Kick, thread.kill(SIGRTMIN()));
 }

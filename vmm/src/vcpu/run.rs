@@ -4,6 +4,7 @@ use super::handle::{Order, Orders, Spec, Told};
 use super::kick::{self, Armed};
 use super::{Exit, Fault, Registers, Reports, VcpuRef, exits};
 use crate::arch::regs;
+use crate::failpoint::failpoint;
 use crate::tally::VcpuTally;
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::VcpuFd;
@@ -207,10 +208,12 @@ impl Vcpu {
     fn is_started(&self, run: u64) -> bool {
         let mut limit = SIPI_PAUSE;
         loop {
-            match self.fd.get_mp_state().map(|state| state.mp_state) {
-                Ok(KVM_MP_STATE_INIT_RECEIVED) => {}
+            let state = failpoint!(SeeStart, self.fd.get_mp_state());
+            match state.map(|state| state.mp_state) {
+                // Where KVM does not say, it is asked again: nobody else would tell.
+                Ok(KVM_MP_STATE_INIT_RECEIVED) | Err(_) => {}
                 // No proof of anything.
-                Ok(KVM_MP_STATE_UNINITIALIZED) | Err(_) => return false,
+                Ok(KVM_MP_STATE_UNINITIALIZED) => return false,
                 Ok(_) => return true,
             }
             self.stay_away(run, limit);

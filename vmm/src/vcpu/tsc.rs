@@ -2,6 +2,7 @@
 
 use super::raw;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use kvm_ioctls::VcpuFd;
 use std::os::fd::OwnedFd;
 
@@ -16,7 +17,7 @@ impl Tsc {
     /// # Errors
     /// [`Error::Host`] where there can be no more descriptors.
     pub fn of(vcpu: &VcpuFd) -> Result<Self> {
-        let fd = raw::duplicate(vcpu);
+        let fd = failpoint!(Duplicate, raw::duplicate(vcpu));
         fd.map(Self).map_err(|e| {
             let remedy = "raise the limit of descriptors (`ulimit -n`)";
             Error::host("second descriptor of a vCPU", e, remedy)

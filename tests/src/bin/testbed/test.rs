@@ -10,6 +10,8 @@ use hotvisor_tests::{host, paths, process};
 /// What the tests are called that check interleavings, and what they are built with.
 const INTERLEAVED: &str = "interleaved";
 const CHECKER: &str = "loom";
+/// What calls are built with that tests can have fail.
+const FAILING: &str = "failpoints";
 
 /// Tests that need KVM and a bed, and so run last and each on its own.
 const IN_BED: &[&str] = &["baremetal", "e2e"];
@@ -91,6 +93,9 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
             "warnings",
         ];
         add("lints", false, &lint);
+        let failing = ["clippy", "--package", "hotvisor", "--features", FAILING];
+        let lint = [&failing[..], &["--all-targets", "--", "-D", "warnings"]].concat();
+        add("lints of failpoints", false, &lint);
     }
     let integration = integration_tests()?;
     let mut unit = vec!["test", "--workspace", "--lib", "--bins", "--examples"];
@@ -111,6 +116,11 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
         let checked = ["--package", "hotvisor-vmm", "--features", CHECKER];
         let test = [&["test"], &checked[..], &["--lib", INTERLEAVED]].concat();
         add("tests of interleavings", true, &test);
+    }
+    if filter.is_none_or(|filter| filter.contains(FAILING)) {
+        let built = ["--package", "hotvisor-vmm", "--features", FAILING];
+        let test = [&["test"], &built[..], &["--lib", "failpoint"]].concat();
+        add("tests of failpoints", true, &test);
     }
     for name in IN_BED
         .iter()

@@ -3,7 +3,7 @@
 use super::{Coordinator, REKICK, REMIND, outcome};
 use crate::hotplug::machinery::{Machinery, Message};
 use crate::hotplug::notifier::Done;
-use crate::hotplug::phase::{Action, Event, Phase};
+use crate::hotplug::phase::{Action, At, Event, Phase};
 use crate::hotplug::view::{Code, Outcome, Target};
 use hotvisor_devices::cpu_hotplug;
 use std::collections::VecDeque;
@@ -153,11 +153,11 @@ impl Coordinator {
 
     fn set_again(&mut self, id: u32, before: Phase, now: Instant) {
         let slot = &mut self.slots[id as usize];
-        if slot.phase.name() == before.name() {
+        if slot.phase.stage() == before.stage() {
             return;
         }
         let (from, pause) = match slot.phase {
-            Phase::Announced { .. } => (now, Some(REMIND)),
+            Phase::Announced { .. } | Phase::Notifying { at: At::Asked, .. } => (now, Some(REMIND)),
             // Threads leave the guest in a pause, too.
             Phase::Stopping { .. } => (Instant::now(), Some(REKICK)),
             Phase::Dormant => (now, self.limits.dormant),

@@ -27,8 +27,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info};
 
-/// The pause before the guest is told of a new vCPU again, doubled each time up to the longest. Nothing gets
-/// lost on our side, but a kernel that is replaced by another one while it boots (kexec) forgets.
+/// The pause before the guest is told again of a new vCPU, or of one that it is to eject, doubled each time up to the
+/// longest. Nothing gets lost on our side but an interrupt that KVM does not take; and a kernel that is replaced by
+/// another one while it boots (kexec) forgets.
 const REMIND: Duration = Duration::from_secs(1);
 const REMIND_MAX: Duration = Duration::from_secs(16);
 /// The pause before a thread that is to leave the guest is kicked again.

@@ -6,7 +6,7 @@
 use super::{Coordinator, REMIND_MAX, outcome};
 use crate::hotplug::gate::Visitor;
 use crate::hotplug::machinery::Machinery;
-use crate::hotplug::phase::{Event, Phase};
+use crate::hotplug::phase::{At, Event, Phase};
 use crate::hotplug::view::{Code, OperationId};
 use std::time::Instant;
 use tracing::debug;
@@ -58,7 +58,13 @@ impl Coordinator {
         let retracted = self.retract(id, machine);
         let users = self.gates[id as usize].users();
         let inside = users.iter().map(Visitor::to_string).collect();
-        self.apply(id, Event::Deadline { retracted, inside }, machine);
+        let untold = machine.untold();
+        let deadline = Event::Deadline {
+            retracted,
+            inside,
+            untold,
+        };
+        self.apply(id, deadline, machine);
     }
 
     /// Tells the guest, or kicks the thread, again.
@@ -77,6 +83,11 @@ impl Coordinator {
             Phase::Announced { .. } => {
                 debug!(id, "telling the guest again");
                 machine.announce(id);
+                again.1 = (again.1 * 2).min(REMIND_MAX);
+            }
+            Phase::Notifying { at: At::Asked, .. } => {
+                debug!(id, "reminding the guest");
+                machine.remind();
                 again.1 = (again.1 * 2).min(REMIND_MAX);
             }
             Phase::Stopping { .. } => machine.park(id),

@@ -136,6 +136,8 @@ pub enum Event {
         retracted: bool,
         /// Who is inside the gate.
         inside: Vec<String>,
+        /// Why the guest was not notified, if it was not.
+        untold: Option<String>,
     },
     /// Whoever asked takes it back; `retracted` as above.
     Recall {

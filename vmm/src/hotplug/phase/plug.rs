@@ -38,8 +38,19 @@ pub(super) fn starting(event: Event) -> Change {
     }
 }
 
-const UNREAD_INSERT: &str = "the guest never read the request: it may not have booted far enough, or hang; \
-                             undone";
+/// The guest had not read a request when the time was over.
+pub(super) fn unread(untold: Option<String>) -> String {
+    match untold {
+        None => {
+            "the guest never read the request: it may not have booted far enough, or hang; undone"
+                .to_owned()
+        }
+        Some(why) => format!(
+            "the guest never read the request: the interrupt that tells it of that was not delivered ({why}); undone"
+        ),
+    }
+}
+
 const UNANSWERED_INSERT: &str =
     "the guest has noticed the CPU and not acknowledged it; it stays plugged";
 const NOT_ONLINE: &str = "the guest has the CPU and nobody in it has brought it online: it needs a udev rule \
@@ -66,8 +77,10 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
             undone(why).ends(Code::Cancelled, why)
         }
         Event::Deadline {
-            retracted: true, ..
-        } => undone("the guest never read it").ends(Code::TimedOut, UNREAD_INSERT),
+            retracted: true,
+            untold,
+            ..
+        } => undone("the guest never read it").ends(Code::TimedOut, unread(untold)),
         Event::Deadline { .. } => {
             to(here, [], "the guest is silent").ends(Code::TimedOut, UNANSWERED_INSERT)
         }

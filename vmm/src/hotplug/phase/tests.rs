@@ -24,7 +24,11 @@ fn events() -> Vec<Event> {
         events.push(Event::Unplug { retracted });
         events.push(Event::Recall { retracted });
         let inside = vec!["a user".to_owned()];
-        events.push(Event::Deadline { retracted, inside });
+        events.push(Event::Deadline {
+            retracted,
+            inside,
+            untold: None,
+        });
     }
     for n in 0..NOTIFIERS.len() {
         events.push(Event::NotifierReady(n));
@@ -171,17 +175,23 @@ fn an_ejected_vcpu_ends_dormant_whatever_else_happens() {
 
 #[test]
 fn a_deadline_says_who_did_not_answer() {
+    let untold = None;
     let said = |at, retracted| {
         let phase = Phase::Notifying {
             was: Rest::Online,
             at,
         };
-        let inside = Vec::new();
-        let change = phase.next(Event::Deadline { retracted, inside }, NOTIFIERS);
+        let deadline = Event::Deadline {
+            retracted,
+            inside: Vec::new(),
+            untold: Some("no such CPU".to_owned()),
+        };
+        let change = phase.next(deadline, NOTIFIERS);
         change.outcome.unwrap().detail
     };
     assert!(said(At::Host(1), false).contains("second did not let go"));
-    assert!(said(At::Asked, true).contains("never read"));
+    let unread = said(At::Asked, true);
+    assert!(unread.contains("never read") && unread.contains("no such CPU"));
     assert!(said(At::Read, false).contains("did not answer"));
     assert!(said(At::Begun, false).contains("stuck taking the CPU down"));
     let inside = vec!["statistics".to_owned()];
@@ -189,6 +199,7 @@ fn a_deadline_says_who_did_not_answer() {
         Event::Deadline {
             retracted: false,
             inside,
+            untold,
         },
         NOTIFIERS,
     );

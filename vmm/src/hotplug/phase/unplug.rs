@@ -1,6 +1,6 @@
 //! The way out: from the request to dormant, or back.
 
-use super::plug::not_taken;
+use super::plug::{not_taken, unread};
 use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, to};
 use crate::hotplug::refusal;
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
@@ -78,7 +78,12 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             [],
             "the guest has read it: only it can say no now",
         ),
-        (Event::Deadline { retracted, .. }, at) => {
+        (
+            Event::Deadline {
+                retracted, untold, ..
+            },
+            at,
+        ) => {
             let read = !retracted && !matches!(at, At::Host(_));
             let phase = if read {
                 Phase::Overdue { was }
@@ -86,7 +91,7 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
                 was.into()
             };
             back(phase, "nobody waits any longer")
-                .ends(Code::TimedOut, missed(at, retracted, notifiers))
+                .ends(Code::TimedOut, missed(at, retracted, untold, notifiers))
         }
         (_, at) => to(here(was, at), [], "not what its unplug waits for"),
     }
@@ -163,15 +168,13 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
     }
 }
 
-fn missed(at: At, retracted: bool, notifiers: &[&'static str]) -> String {
+fn missed(at: At, retracted: bool, untold: Option<String>, notifiers: &[&'static str]) -> String {
     match at {
         At::Host(n) => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
             format!("{who} did not let go in time; undone")
         }
-        At::Asked if retracted => "the guest never read the request: it may not have booted far enough, or \
-                                   hang; undone"
-            .into(),
+        At::Asked if retracted => unread(untold),
         At::Asked | At::Read => "the guest read the request and did not answer: its hotplug work may be stuck \
                                  behind an earlier one; an ejection that comes later is still honoured"
             .into(),

@@ -16,6 +16,8 @@ pub(super) struct Fake {
     /// Whether the guest has noticed the last request.
     pub(super) noticed: bool,
     pub(super) full: bool,
+    /// Why the guest hears of nothing.
+    pub(super) untold: Option<&'static str>,
 }
 
 impl Machinery for Fake {
@@ -42,6 +44,12 @@ impl Machinery for Fake {
     }
     fn announce(&mut self, vcpu: u32) {
         self.calls.push(("announce", vcpu));
+    }
+    fn remind(&mut self) {
+        self.calls.push(("remind", 0));
+    }
+    fn untold(&self) -> Option<String> {
+        self.untold.map(str::to_owned)
     }
     fn withdraw_insert(&mut self, vcpu: u32) -> bool {
         self.calls.push(("withdraw insert", vcpu));

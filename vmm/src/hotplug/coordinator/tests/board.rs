@@ -181,6 +181,10 @@ impl Machinery for Board {
     fn announce(&mut self, vcpu: u32) {
         self.registers.announce(vcpu);
     }
+    fn remind(&mut self) {}
+    fn untold(&self) -> Option<String> {
+        None
+    }
     fn withdraw_insert(&mut self, vcpu: u32) -> bool {
         let withdrawn = self.registers.withdraw_insert(vcpu);
         self.present[vcpu as usize] &= !withdrawn;

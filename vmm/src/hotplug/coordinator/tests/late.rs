@@ -22,6 +22,44 @@ fn a_deadline_that_another_operation_outlives_is_published() {
     assert_eq!(bench.code(patient), Some(Code::Succeeded));
 }
 
+/// It may have lost the interrupt, and not the request.
+#[test]
+fn a_guest_that_has_not_read_an_ejection_is_reminded_of_it() {
+    let mut bench = Bench::new(2);
+    bench.ask(Want::Count(1));
+    let reminded = |bench: &mut Bench| {
+        if let Some(again) = &mut bench.coordinator.slots[1].again {
+            again.0 = Instant::now();
+        }
+        bench.coordinator.tick(&mut bench.machine);
+        let calls = bench.machine.calls.iter();
+        calls.filter(|(what, _)| *what == "remind").count()
+    };
+    assert_eq!(reminded(&mut bench), 1);
+    assert_eq!(reminded(&mut bench), 2);
+    let pause = bench.coordinator.slots[1].again.unwrap().1;
+    assert_eq!(pause, 4 * REMIND);
+    bench.notice(1, What::Read(Ask::Eject));
+    assert_eq!(reminded(&mut bench), 2);
+    bench.guest_ejects(1);
+}
+
+#[test]
+fn a_guest_that_could_not_be_told_is_not_to_blame() {
+    for (boot, want) in [(1, 2), (2, 1)] {
+        let mut bench = Bench::new(boot);
+        bench.machine.untold = Some("no such CPU");
+        let operation = bench.ask_within(Want::Count(want), Duration::ZERO);
+        if want == 2 {
+            bench.tell(1, Message::Ready);
+        }
+        bench.coordinator.tick(&mut bench.machine);
+        let outcome = bench.outcome(operation, 1);
+        assert_eq!(outcome.code, Code::TimedOut);
+        assert!(outcome.detail.contains("no such CPU"), "{outcome:?}");
+    }
+}
+
 /// A guest that hangs, and a client that does not stop asking.
 #[test]
 fn there_is_an_end_to_what_waits_for_a_guest() {

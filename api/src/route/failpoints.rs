@@ -1,0 +1,37 @@
+//! The path by which tests have calls of the machine's fail; see `hotvisor_vmm::failpoint`. It is no part of the API.
+
+use axum::Router;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, put};
+use hotvisor_vmm::failpoint;
+use hotvisor_vmm::hotplug::client::Client;
+use serde_json::{Map, Value, json};
+
+pub(super) fn routes() -> Router<Client> {
+    Router::new()
+        .route("/failpoints", get(list))
+        .route("/failpoints/{name}", put(set))
+}
+
+/// How often each call was made, and made to fail.
+async fn list() -> Response {
+    let counts = failpoint::counts().into_iter();
+    let counts: Map<String, Value> = counts
+        .map(|count| {
+            let value = json!({ "passed": count.passed, "failed": count.failed });
+            (count.name.to_owned(), value)
+        })
+        .collect();
+    super::reply(StatusCode::OK, &counts)
+}
+
+/// Has a call fail as the JSON string in the body says.
+async fn set(Path(name): Path<String>, body: String) -> Response {
+    let actions: Result<String, String> = serde_json::from_str(&body).map_err(|e| e.to_string());
+    match actions.and_then(|actions| failpoint::set(&name, &actions)) {
+        Ok(()) => super::reply(StatusCode::OK, &json!({})),
+        Err(why) => super::reply(StatusCode::BAD_REQUEST, &json!({ "error": why })),
+    }
+}

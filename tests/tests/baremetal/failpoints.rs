@@ -1,0 +1,365 @@
+//! Every call that hotplug needs made to fail, in a build of the VMM that lets tests do so: what was begun is undone, the
+//! error names the step, and the machine goes on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use anyhow::{Context as _, Result, ensure};
+use hotvisor_tests::harness::{Context, Test};
+use nix::errno::Errno;
+use serde_json::{Value, json};
+
+use crate::guest::{Guest, Machine, test};
+use crate::hotplug::guest::{Hotplug, INSERT};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test("failpoints::a_release_has_none", none),
+        test("failpoints::every_call_is_made_to_fail", covered),
+        test("failpoints::a_new_vcpu", new_vcpu),
+        test("failpoints::a_dormant_vcpu", dormant_vcpu),
+        test("failpoints::a_vcpu_without_a_thread", threadless_vcpu),
+        test("failpoints::one_of_several", one_of_several),
+        test("failpoints::a_kick_that_gets_lost", lost_kick),
+        test("failpoints::no_kick_gets_through", no_kick),
+        test(
+            "failpoints::a_start_that_is_not_seen_at_first",
+            unseen_start,
+        ),
+        test("failpoints::an_interrupt_that_gets_lost", lost_interrupt),
+        test("failpoints::no_interrupt_gets_through", no_interrupt),
+    ]
+}
+
+/// A call, the error that it fails with, and what the user is told of it.
+type Failure = (&'static str, Errno, &'static str);
+
+/// What a vCPU needs that KVM has not made yet.
+const NEW: [Failure; 8] = [
+    ("create-vcpu", Errno::ENOMEM, "create vCPU 1"),
+    ("set-cpuid", Errno::E2BIG, "set CPUID"),
+    ("get-msrs", Errno::EIO, "get MSRs"),
+    ("set-msrs", Errno::EIO, "set MSRs"),
+    ("get-lapic", Errno::EINVAL, "get local APIC"),
+    ("set-lapic", Errno::EINVAL, "set local APIC"),
+    ("duplicate-descriptor", Errno::EMFILE, "second descriptor"),
+    ("spawn-thread", Errno::EAGAIN, "thread of vcpu-1"),
+];
+/// What one needs that the guest had before.
+const USED: [Failure; 7] = [
+    (
+        "get-mp-state",
+        Errno::EINTR,
+        "get the state of waiting for INIT",
+    ),
+    ("get-vcpu-events", Errno::EIO, "get vCPU events"),
+    ("set-vcpu-events", Errno::EINVAL, "set vCPU events"),
+    ("set-pat", Errno::EIO, "set page attributes"),
+    ("get-msrs", Errno::EIO, "get MSRs"),
+    ("set-msrs", Errno::EIO, "set MSRs"),
+    (
+        "set-mp-state",
+        Errno::EINVAL,
+        "set the state of waiting for INIT",
+    ),
+];
+/// What else fails, and is done again or waited for.
+const OTHERS: [&str; 3] = ["kick", "see-start", "interrupt"];
+
+/// A machine whose calls can be made to fail.
+fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
+    Machine::of(context.artifacts.failing_hotvisor()?, boot, max)
+}
+
+/// Has a call fail from now on as `actions` say.
+fn set(guest: &Guest, point: &str, actions: &str) -> Result<()> {
+    let answer = guest
+        .vm()
+        .api()
+        .put(&format!("/failpoints/{point}"), &json!(actions))?;
+    guest.ensure(answer.status == 200, || format!("{point}: {}", answer.body))
+}
+
+fn counts(guest: &Guest) -> Result<Value> {
+    Ok(guest.vm().api().get("/failpoints")?.body)
+}
+
+/// A request that may not take longer than this many seconds.
+fn request_within(guest: &Guest, cpu: u32, target: &str, timeout: f64) -> Result<Value> {
+    let path = format!("/api/v1/vcpus/{cpu}?timeout={timeout}");
+    guest.put(&path, &json!({ "target": target }))
+}
+
+fn plug(guest: &Guest, cpu: u32, starts: u32) -> Result<()> {
+    let operation = guest.request(cpu, "online")?;
+    guest.obey_plug(cpu, starts)?;
+    guest.expect_state(&operation, "succeeded").map(drop)
+}
+
+fn unplug(guest: &Guest, cpu: u32) -> Result<()> {
+    let operation = guest.request(cpu, "offline")?;
+    guest.obey_unplug(cpu)?;
+    guest.expect_state(&operation, "succeeded").map(drop)
+}
+
+/// The machine is as it was before a request for vCPU 1 that came to nothing.
+fn expect_nothing_changed(guest: &Guest) -> Result<()> {
+    let vcpus = guest.vm().api().get("/api/v1/vcpus")?.body;
+    let counts = [&vcpus["plugged"], &vcpus["online"]];
+    guest.ensure(counts == [1, 1], || format!("not as before: {vcpus}"))?;
+    let phase = &guest.vcpu(1)?["phase"];
+    guest.ensure(phase == "dormant" || phase == "absent", || {
+        format!("it is {phase}")
+    })?;
+    let flags = guest.flags(1)?;
+    guest.ensure(flags == 0, || format!("the guest sees {flags:#x}"))?;
+    let events = guest.scan()?;
+    guest.ensure(events.is_empty(), || format!("the guest found {events:?}"))
+}
+
+/// A plug of vCPU 1 fails at a call, twice, and then succeeds. The guest has started it so many times.
+fn fails(guest: &Guest, (point, errno, says): Failure, starts: u32) -> Result<()> {
+    set(guest, point, &format!("return({})", errno as i32))?;
+    let mut footprints = Vec::new();
+    for _ in 0..2 {
+        let operation = guest.put("/api/v1/vcpus/1", &json!({ "target": "online" }))?;
+        let outcome = guest.expect_state(&operation, "failed")?;
+        let detail = outcome["detail"].as_str().unwrap_or_default();
+        let why = io::Error::from(errno).to_string();
+        guest.ensure(detail.contains(says) && detail.contains(&why), || {
+            format!("{point} with {why:?}: it was said {detail:?}")
+        })?;
+        expect_nothing_changed(guest)?;
+        footprints.push(guest.vm().footprint()?);
+    }
+    guest.ensure(footprints[0] == footprints[1], || {
+        format!("{point}: something is left behind each time: {footprints:?}")
+    })?;
+    let failed = counts(guest)?[point]["failed"].as_u64();
+    guest.ensure(failed >= Some(2), || {
+        format!("{point} failed {failed:?} times")
+    })?;
+    set(guest, point, "off")?;
+    plug(guest, 1, starts + 1)?;
+    unplug(guest, 1)
+}
+
+fn none(context: &Context) -> Result<()> {
+    let has = |path| -> Result<bool> {
+        let program = fs::read(path)?;
+        let name = b"duplicate-descriptor";
+        Ok(program.windows(name.len()).any(|part| part == name))
+    };
+    ensure!(has(context.artifacts.failing_hotvisor()?)?);
+    ensure!(
+        !has(context.artifacts.hotvisor())?,
+        "a release has failpoints"
+    );
+    let guest = Machine::new(context, 1, 1)?.boot()?;
+    let answer = guest.vm().api().get("/failpoints")?;
+    guest.ensure(answer.status == 404, || {
+        format!("it answers {}", answer.body)
+    })?;
+    guest.power_off()
+}
+
+fn covered(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 1)?.boot()?;
+    let counts = counts(&guest)?;
+    let there: BTreeSet<&str> = counts
+        .as_object()
+        .context("no failpoints")?
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let failures = NEW.iter().chain(&USED).map(|(point, ..)| *point);
+    let tried: BTreeSet<&str> = failures.chain(OTHERS).collect();
+    guest.ensure(there == tried, || {
+        format!("there are {there:?}, and {tried:?} are tried")
+    })?;
+    guest.power_off()
+}
+
+fn new_vcpu(context: &Context) -> Result<()> {
+    for failure in NEW {
+        let guest = machine(context, 1, 2)?.boot()?;
+        fails(&guest, failure, 0)?;
+        guest.power_off()?;
+    }
+    Ok(())
+}
+
+fn dormant_vcpu(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 2)?.boot()?;
+    plug(&guest, 1, 1)?;
+    unplug(&guest, 1)?;
+    for (starts, failure) in (1..).zip(USED) {
+        fails(&guest, failure, starts)?;
+    }
+    guest.power_off()
+}
+
+fn threadless_vcpu(context: &Context) -> Result<()> {
+    let machine = machine(context, 1, 2)?.with(|vm| vm.arg("--dormant-timeout").arg("0"));
+    let guest = machine.boot()?;
+    plug(&guest, 1, 1)?;
+    unplug(&guest, 1)?;
+    let spawn = NEW[NEW.len() - 1];
+    for (starts, failure) in (1..).zip([spawn, USED[0]]) {
+        let gone = || Ok(guest.tid(1)?.is_none());
+        guest.vm().wait_until("the thread to end", gone)?;
+        fails(&guest, failure, starts)?;
+    }
+    guest.power_off()
+}
+
+/// One request for three vCPUs, and there is no room for the second of them.
+fn one_of_several(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 4)?.boot()?;
+    set(
+        &guest,
+        "spawn-thread",
+        &format!("1*off->1*return({})->off", Errno::EAGAIN as i32),
+    )?;
+    let operation = guest.put("/api/v1/vcpus", &json!({ "online": [0, 1, 2, 3] }))?;
+    for cpu in [1, 3] {
+        guest.expect_phase(cpu, "announced")?;
+    }
+    let events = guest.scan()?;
+    guest.ensure(events == [(1, INSERT), (3, INSERT)], || {
+        format!("found {events:?}")
+    })?;
+    for cpu in [1, 3] {
+        guest.ost(cpu, (1, 0))?;
+        guest.start_cpu(cpu, 1)?;
+    }
+    let ended = guest.ended(&operation)?;
+    guest.ensure(ended["state"] == "failed", || format!("it is {ended}"))?;
+    let parts = ended["vcpus"].as_array().context("no parts")?;
+    for part in parts {
+        let wanted = if part["id"] == 2 {
+            "failed"
+        } else {
+            "succeeded"
+        };
+        guest.ensure(part["outcome"]["code"] == wanted, || {
+            format!("not {wanted}: {part}")
+        })?;
+    }
+    plug(&guest, 2, 1)?;
+    guest.power_off()
+}
+
+/// A thread that is to leave the guest is kicked until it has.
+fn lost_kick(context: &Context) -> Result<()> {
+    let guest = machine(context, 2, 2)?.boot()?;
+    guest.start_cpu(1, 1)?;
+    set(&guest, "kick", "3*return->off")?;
+    unplug(&guest, 1)?;
+    let count = counts(&guest)?["kick"].clone();
+    guest.ensure(
+        count["failed"] == 3 && count["passed"].as_u64() >= Some(1),
+        || format!("kicks: {count}"),
+    )?;
+    plug(&guest, 1, 2)?;
+    set(&guest, "kick", "3*return->off")?;
+    guest.vm().api().pause()?;
+    guest.vm().api().resume()?;
+    unplug(&guest, 1)?;
+    guest.power_off()
+}
+
+/// The guest has let go of the CPU, so that there is no way back; it goes when it can.
+fn no_kick(context: &Context) -> Result<()> {
+    let guest = machine(context, 2, 2)?.boot()?;
+    guest.start_cpu(1, 1)?;
+    set(&guest, "kick", "return")?;
+    let operation = request_within(&guest, 1, "offline", 2.0)?;
+    guest.obey_unplug(1)?;
+    let outcome = guest.expect_state(&operation, "timed_out")?;
+    let detail = outcome["detail"].as_str().unwrap_or_default();
+    guest.ensure(detail.contains("thread has not left the guest"), || {
+        format!("it was said {detail:?}")
+    })?;
+    guest.expect_phase(1, "stopping")?;
+    set(&guest, "kick", "off")?;
+    guest.expect_phase(1, "dormant")?;
+    plug(&guest, 1, 2)?;
+    guest.power_off()
+}
+
+fn unseen_start(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 2)?.boot()?;
+    set(&guest, "see-start", "3*return->off")?;
+    plug(&guest, 1, 1)?;
+    let count = counts(&guest)?["see-start"].clone();
+    guest.ensure(count["failed"] == 3, || {
+        format!("looks at the state: {count}")
+    })?;
+    unplug(&guest, 1)?;
+    guest.power_off()
+}
+
+/// Has the guest wait for the interrupt of its hotplug controller.
+fn await_interrupt(guest: &Guest) -> Result<()> {
+    let armed = guest.ask("irq 16")?;
+    guest.ensure(armed == "waiting", || format!("`irq 16` gave {armed:?}"))
+}
+
+fn take_interrupt(guest: &Guest) -> Result<()> {
+    let answer = guest.line()?;
+    guest.ensure(answer.starts_with("ok pin=16"), || {
+        format!("gave {answer:?}")
+    })?;
+    guest.expect("rd32 0xfeb00000", "0x1")
+}
+
+/// Nobody asks again: the guest is reminded of what it has not read.
+fn lost_interrupt(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 2)?.boot()?;
+    for (n, target) in [(1, "online"), (1, "offline"), (2, "online")] {
+        await_interrupt(&guest)?;
+        set(&guest, "interrupt", "1*return->off")?;
+        let operation = guest.request(1, target)?;
+        take_interrupt(&guest)?;
+        match target {
+            "online" => guest.obey_plug(1, n)?,
+            _ => guest.obey_unplug(1)?,
+        }
+        guest.expect_state(&operation, "succeeded")?;
+    }
+    let count = counts(&guest)?["interrupt"].clone();
+    guest.ensure(count["failed"] == 3, || format!("interrupts: {count}"))?;
+    guest.power_off()
+}
+
+fn no_interrupt(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 2)?.boot()?;
+    for (n, target, other) in [(1, "online", "dormant"), (1, "offline", "online")] {
+        await_interrupt(&guest)?;
+        set(
+            &guest,
+            "interrupt",
+            &format!("return({})", Errno::EIO as i32),
+        )?;
+        let operation = request_within(&guest, 1, target, 2.0)?;
+        let outcome = guest.expect_state(&operation, "timed_out")?;
+        let detail = outcome["detail"].as_str().unwrap_or_default();
+        let why = io::Error::from(Errno::EIO).to_string();
+        guest.ensure(
+            detail.contains("not delivered") && detail.contains(&why),
+            || format!("it was said {detail:?}"),
+        )?;
+        guest.expect_phase(1, other)?;
+        set(&guest, "interrupt", "off")?;
+        let operation = guest.request(1, target)?;
+        take_interrupt(&guest)?;
+        match target {
+            "online" => guest.obey_plug(1, n)?,
+            _ => guest.obey_unplug(1)?,
+        }
+        guest.expect_state(&operation, "succeeded")?;
+    }
+    guest.power_off()
+}
