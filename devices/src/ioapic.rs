@@ -56,6 +56,8 @@ const RTE_READ_ONLY: u64 = RTE_PENDING | RTE_REMOTE_IRR;
 /// An interrupt message, as a local APIC takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// The pin that it comes from.
+    pub pin: usize,
     /// APIC id, or logical destination; 15 bits.
     pub destination: u32,
     /// Whether `destination` is logical.
@@ -66,8 +68,8 @@ pub struct Message {
 
 /// Takes the interrupt messages to the local APICs. Called with the I/O APIC locked: it must not wait.
 pub trait MessageSink: Send {
-    /// Delivers one message; returns whether that went well. One that did not stays pending until the next edge, or until
-    /// the guest writes to its pin's entry.
+    /// Delivers one message; returns whether a local APIC has taken it. One that none takes stays pending until the next
+    /// edge, or until the guest writes the lower half of its pin's entry.
     #[must_use]
     fn send(&self, message: Message) -> bool;
 }
@@ -102,6 +104,12 @@ impl<S: MessageSink> IoApic<S> {
             state.deliver(pin);
         }
     }
+
+    /// Whether an edge on `pin` waits although the guest has not masked it: no local APIC has taken its message.
+    pub fn is_stuck(&self, pin: usize) -> bool {
+        let entry = lock(&self.0).entries.get(pin).copied();
+        entry.is_some_and(|entry| entry & (RTE_PENDING | RTE_MASKED) == RTE_PENDING)
+    }
 }
 
 impl<S: MessageSink> State<S> {
@@ -113,6 +121,7 @@ impl<S: MessageSink> State<S> {
         }
         // The masks leave 8, 7 and 11 bits.
         let sent = self.sink.send(Message {
+            pin,
             destination: (*entry >> 56) as u32 | ((*entry >> 49 & 0x7f) as u32) << 8,
             logical: *entry & RTE_LOGICAL != 0,
             data: (*entry & (RTE_VECTOR | RTE_DELIVERY_MODE)) as u32,
@@ -144,7 +153,11 @@ impl<S: MessageSink> State<S> {
                 let half = 0xffff_ffff << shift;
                 let kept = self.entries[pin] & (!half | RTE_READ_ONLY);
                 self.entries[pin] = kept | (u64::from(value) << shift & !RTE_READ_ONLY);
-                self.deliver(pin);
+                // The vector and the mask are in the lower half, which guests write last: not to where one half is of
+                // the entry before.
+                if shift == 0 {
+                    self.deliver(pin);
+                }
             }
             _ => {}
         }
@@ -258,6 +271,7 @@ mod tests {
         assert_eq!(
             messages.try_iter().collect::<Vec<_>>(),
             [Message {
+                pin: 16,
                 destination: 0,
                 logical: false,
                 data: 0x31
@@ -273,15 +287,19 @@ mod tests {
         ioapic.edge(0);
         assert_eq!(messages.try_iter().count(), 1);
         assert_eq!(read(&ioapic, 0x10), 1 << 12 | NOBODYS);
-        // With the next edge, and when the guest says where to.
+        assert!(ioapic.is_stuck(0) && !ioapic.is_stuck(1) && !ioapic.is_stuck(PINS));
+        // With the next edge, and when the guest has said where to.
         ioapic.edge(0);
         assert_eq!(messages.try_iter().count(), 1);
+        write(&ioapic, 0x11, 7 << 24);
+        assert_eq!(messages.try_iter().count(), 0);
         write(&ioapic, 0x10, 0x31);
         assert_eq!(
             messages.try_iter().map(|m| m.data).collect::<Vec<_>>(),
             [0x31]
         );
         assert_eq!(read(&ioapic, 0x10), 0x31);
+        assert!(!ioapic.is_stuck(0));
     }
 
     #[test]
@@ -294,6 +312,7 @@ mod tests {
         assert_eq!(
             messages.try_recv(),
             Ok(Message {
+                pin: 0,
                 destination: id,
                 logical: true,
                 data: 0x142

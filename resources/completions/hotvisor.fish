@@ -109,7 +109,7 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l guest-onlin
 theirs\t''"
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l allow -d 'Outcomes that are no contradiction, also where nothing accounts for them' -r -f -a "refused\t''
 timed_out\t''"
-complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l tolerate -d 'A kernel message of the guest\'s that contains this is no contradiction; may be given several times' -r
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l tolerate -d 'A complaint of the guest\'s kernel whose first line contains this is no contradiction; may be given several times' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l console -d 'File into which the guest\'s console is written' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l vmm-log -d 'What `hotvisor run --log-file` writes; its end is part of the evidence' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l report -d 'Write one page that shows latencies over time, outcomes and evidence, and needs nothing beside it' -r -F

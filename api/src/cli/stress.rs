@@ -79,7 +79,7 @@ pub(super) struct Args {
     /// Outcomes that are no contradiction, also where nothing accounts for them
     #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',')]
     allow: Vec<Outcome>,
-    /// A kernel message of the guest's that contains this is no contradiction; may be given several times
+    /// A complaint of the guest's kernel whose first line contains this is no contradiction; may be given several times
     #[arg(long, value_name = "TEXT")]
     tolerate: Vec<String>,
     /// File into which the guest's console is written

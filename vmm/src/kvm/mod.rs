@@ -199,16 +199,19 @@ impl Vm {
     }
 }
 
-/// Why the last interrupt message was not delivered, if it was not.
+/// What KVM said when the last message of the pin that notifies the guest was not delivered.
 #[derive(Clone, Debug, Default)]
 pub struct Undelivered(Arc<AtomicI32>);
 
 impl Undelivered {
     /// KVM's answer, in words.
     #[must_use]
-    pub fn why(&self) -> Option<String> {
-        let errno = self.0.load(Ordering::Relaxed);
-        (errno != 0).then(|| std::io::Error::from_raw_os_error(errno).to_string())
+    pub fn why(&self) -> String {
+        match self.0.load(Ordering::Relaxed) {
+            // What KVM says of a message to nobody, by either of its ways to deliver one.
+            0 | libc::EPERM => "no CPU of the guest's takes it".to_owned(),
+            errno => std::io::Error::from_raw_os_error(errno).to_string(),
+        }
     }
 }
 
@@ -220,7 +223,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Messages into `vm`; what becomes of the last one shows in `undelivered`.
+    /// Messages into `vm`; why the guest was not notified shows in `undelivered`.
     #[must_use]
     pub fn new(vm: Arc<Vm>, undelivered: Undelivered) -> Self {
         Self {
@@ -247,14 +250,16 @@ impl MessageSink for Messages {
             ..kvm_msi::default()
         };
         let sent = failpoint!(Interrupt, self.vm.fd.signal_msi(msi));
-        let errno = sent.err().map_or(0, |e| e.errno());
-        self.undelivered.0.store(errno, Ordering::Relaxed);
-        if let Err(e) = sent
-            && let Some(n) = self.limit.pass()
-        {
-            warn!(?message, n, "no local APIC took an interrupt: {e}");
+        if message.pin == usize::from(layout::GSI_GED) {
+            let errno = sent.err().map_or(0, |e| e.errno());
+            self.undelivered.0.store(errno, Ordering::Relaxed);
         }
-        sent.is_ok()
+        // How many local APICs have taken it.
+        let taken = matches!(sent, Ok(1..));
+        if !taken && let Some(n) = self.limit.pass() {
+            warn!(?message, n, ?sent, "no local APIC took an interrupt");
+        }
+        taken
     }
 }
 

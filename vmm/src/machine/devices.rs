@@ -19,7 +19,8 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 pub(super) struct Devices {
     pub(super) bus: Arc<IoManager>,
     pub(super) ged: Arc<Ged>,
-    pub(super) undelivered: Undelivered,
+    ioapic: Arc<IoApic<Messages>>,
+    undelivered: Undelivered,
     pub(super) hotplug: HotplugRegisters,
     pub(super) serial: Option<Arc<Serial>>,
 }
@@ -73,9 +74,16 @@ impl Devices {
         Ok(Self {
             bus: Arc::new(bus),
             ged,
+            ioapic,
             undelivered,
             hotplug: HotplugRegisters::new(hotplug),
             serial,
         })
+    }
+
+    /// Why the guest was not notified, if its CPUs would take a notification.
+    pub(super) fn untold(&self) -> Option<String> {
+        let stuck = self.ioapic.is_stuck(layout::GSI_GED.into());
+        stuck.then(|| self.undelivered.why())
     }
 }

@@ -59,7 +59,7 @@ impl Machinery for Machine {
     }
 
     fn untold(&self) -> Option<String> {
-        self.devices.undelivered.why()
+        self.devices.untold()
     }
 
     fn withdraw_insert(&mut self, vcpu: u32) -> bool {

@@ -140,7 +140,7 @@ impl Vcpus {
             self.model.configure(id, fd)?;
             self.counters.push(Tsc::of(fd)?);
             // All alike; a host whose own is not steady does not say it.
-            self.tsc_khz = fd.get_tsc_khz().ok();
+            self.tsc_khz = self.tsc_khz.or(fd.get_tsc_khz().ok());
             *state = State::New;
         }
         Ok(())

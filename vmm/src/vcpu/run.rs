@@ -11,6 +11,7 @@ use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::warn;
 use vm_device::device_manager::IoManager;
 
 /// How long a vCPU that waits for INIT and is woken for nothing stays away from `KVM_RUN`: another vCPU's
@@ -210,8 +211,15 @@ impl Vcpu {
         loop {
             let state = failpoint!(SeeStart, self.fd.get_mp_state());
             match state.map(|state| state.mp_state) {
-                // Where KVM does not say, it is asked again: nobody else would tell.
-                Ok(KVM_MP_STATE_INIT_RECEIVED) | Err(_) => {}
+                Ok(KVM_MP_STATE_INIT_RECEIVED) => {}
+                // It is asked again: nobody else would tell.
+                Err(error) if limit == SIPI_PAUSE => {
+                    warn!(
+                        "{}: KVM does not say whether the guest has started it: {error}",
+                        self.me
+                    );
+                }
+                Err(_) => {}
                 // No proof of anything.
                 Ok(KVM_MP_STATE_UNINITIALIZED) => return false,
                 Ok(_) => return true,

@@ -21,12 +21,11 @@ pub(super) struct Looked {
     pub(super) taint: Option<u64>,
 }
 
-/// Prints what [`Looked::parse`] reads. As much as possible is the shell's own doing: in an emulated machine, each program that
+/// Prints what [`Looked::parse`] reads. A shell that reads byte by byte gets no more than the first of the taint. As much as possible is the shell's own doing: in an emulated machine, each program that
 /// it starts costs more than a CPU's way out of the guest.
 pub(super) const LOOK: &str = "d=/sys/devices/system/cpu; \
-    for f in $d/present $d/online /proc/sys/kernel/tainted; do \
-    l=; read -r l <$f; echo \"=$l\"; done 2>/dev/null; \
-    exec sed -n 's/^apicid.*: //p' /proc/cpuinfo";
+    for f in $d/present $d/online; do l=; read -r l <$f; echo \"=$l\"; done 2>/dev/null; \
+    exec sed -n '1s/^[0-9]*$/=&/p; s/^apicid.*: //p' /proc/sys/kernel/tainted /proc/cpuinfo 2>/dev/null";
 
 impl Looked {
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -37,8 +36,10 @@ impl Looked {
                 None => apic_ids.extend(parse_ids(line, ' ')?),
             }
         }
-        let [present, online, taint] = *lists else {
-            return None;
+        let (present, online, taint) = match *lists {
+            [present, online] => (present, online, None),
+            [present, online, taint] => (present, online, taint.trim().parse().ok()),
+            _ => return None,
         };
         if apic_ids.is_empty() {
             return None;
@@ -48,7 +49,6 @@ impl Looked {
             online: parse_ids(online, ',')?,
             apic_ids,
         };
-        let taint = taint.trim().parse().ok();
         Some(Self { cpus, taint })
     }
 }
@@ -75,13 +75,13 @@ mod tests {
         assert_eq!(Vec::from_iter(cpus.online), [0, 2]);
         assert_eq!(Vec::from_iter(cpus.apic_ids), [0, 300]);
         assert_eq!(taint, Some(512));
-        assert_eq!(Looked::parse("=0\n=0\n=\n0").unwrap().taint, None);
+        assert_eq!(Looked::parse("=0\n=0\n0").unwrap().taint, None);
         for wrong in [
             "",
             "=0\n=0\n=0",
             "=0\n=x\n=0\n0",
             "=0\n=\n=0\n0",
-            "=0\n=0\n0",
+            "=0\n0",
             "=0\n=0\n=0\n0\nsed: not found",
         ] {
             assert_eq!(Looked::parse(wrong), None, "{wrong:?}");

@@ -81,7 +81,7 @@ impl Run {
             }
             Doing::Reboot => {
                 with.reboot = true;
-                self.order("vm.reboot").await?;
+                self.reboot().await?;
                 self.guest.await_up(BOOT).await?;
                 Vec::new()
             }
@@ -91,6 +91,15 @@ impl Run {
             }
         };
         Ok((self.ends(begun).await?, with))
+    }
+
+    /// Has the machine start again. What the guest's kernel has complained of so far is lost with it, and so read before.
+    async fn reboot(&mut self) -> Done<()> {
+        if self.guest.answers() {
+            self.guest.expect_complaints();
+            self.guest.look().await?;
+        }
+        self.order("vm.reboot").await
     }
 
     /// What an operation is given, as the API reads it.
@@ -338,7 +347,7 @@ impl Run {
     /// contradiction.
     async fn boot(&mut self, asks: &[Ask]) -> Done<Vec<Begun>> {
         let time = self.time();
-        self.order("vm.reboot").await?;
+        self.reboot().await?;
         let mut all = Vec::new();
         let mut answers = Vec::new();
         let client: &mut Client = &mut self.client;
