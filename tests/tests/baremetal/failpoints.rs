@@ -331,12 +331,18 @@ fn await_interrupt(guest: &Guest) -> Result<()> {
     guest.ensure(armed == "waiting", || format!("`irq 16` gave {armed:?}"))
 }
 
-fn take_interrupt(guest: &Guest) -> Result<()> {
+/// Takes the interrupt, and does what is asked of vCPU 1, for the n-th time.
+fn obey_interrupted(guest: &Guest, operation: &Value, target: &str, n: u32) -> Result<()> {
     let answer = guest.line()?;
     guest.ensure(answer.starts_with("ok pin=16"), || {
         format!("gave {answer:?}")
     })?;
-    guest.expect("rd32 0xfeb00000", "0x1")
+    guest.expect("rd32 0xfeb00000", "0x1")?;
+    match target {
+        "online" => guest.obey_plug(1, n)?,
+        _ => guest.obey_unplug(1)?,
+    }
+    guest.expect_state(operation, "succeeded").map(drop)
 }
 
 /// Nobody asks again: the guest is reminded of what it has not read.
@@ -346,12 +352,7 @@ fn lost_interrupt(context: &Context) -> Result<()> {
         await_interrupt(&guest)?;
         set(&guest, "interrupt", "1*return->off")?;
         let operation = guest.request(1, target)?;
-        take_interrupt(&guest)?;
-        match target {
-            "online" => guest.obey_plug(1, n)?,
-            _ => guest.obey_unplug(1)?,
-        }
-        guest.expect_state(&operation, "succeeded")?;
+        obey_interrupted(&guest, &operation, target, n)?;
     }
     let count = counts(&guest)?["interrupt"].clone();
     guest.ensure(count["failed"] == 3, || format!("interrupts: {count}"))?;
@@ -378,12 +379,7 @@ fn no_interrupt(context: &Context) -> Result<()> {
         guest.expect_phase(1, other)?;
         set(&guest, "interrupt", "off")?;
         let operation = guest.request(1, target)?;
-        take_interrupt(&guest)?;
-        match target {
-            "online" => guest.obey_plug(1, n)?,
-            _ => guest.obey_unplug(1)?,
-        }
-        guest.expect_state(&operation, "succeeded")?;
+        obey_interrupted(&guest, &operation, target, n)?;
     }
     guest.power_off()
 }
