@@ -21,8 +21,9 @@ pub(super) struct Looked {
     pub(super) taint: Option<u64>,
 }
 
-/// Prints what [`Looked::parse`] reads. A shell that reads byte by byte gets no more than the first of the taint. As much as possible is the shell's own doing: in an emulated machine, each program that
-/// it starts costs more than a CPU's way out of the guest.
+/// Prints what [`Looked::parse`] reads. As much as possible is the shell's own doing: in an emulated machine, each program
+/// that it starts costs more than a CPU's way out of the guest. The taint is not, because a shell that reads byte by byte gets
+/// no more than the first of it.
 pub(super) const LOOK: &str = "d=/sys/devices/system/cpu; \
     for f in $d/present $d/online; do l=; read -r l <$f; echo \"=$l\"; done 2>/dev/null; \
     exec sed -n '1s/^[0-9]*$/=&/p; s/^apicid.*: //p' /proc/sys/kernel/tainted /proc/cpuinfo 2>/dev/null";

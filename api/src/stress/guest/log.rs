@@ -62,8 +62,9 @@ pub(super) fn from(known: u64) -> String {
     let next = known + 1;
     let rest = FETCHED + 1;
     // A line that begins as the kernel's would be taken for one that the kernel writes now.
+    let count = count();
     format!(
-        "dmesg | grep -cE '{ROUGHLY}'; \
+        "{count}; \
          from=$(dmesg | grep -nE '{ROUGHLY}' | sed -n '{next}p' | cut -d: -f1); \
          [ -z \"$from\" ] || dmesg | tail -n +\"$from\" | \
          sed -nE -e 's/^\\[/</' -e '1,{FETCHED}p' -e '{rest},${{/{ROUGHLY}/p}}'"

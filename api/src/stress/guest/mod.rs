@@ -46,6 +46,7 @@ const OPENING: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Lines of the console that are shown.
 const SHOWN: usize = 120;
+
 /// Which ways into the guest there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Channel {
