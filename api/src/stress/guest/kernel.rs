@@ -216,6 +216,11 @@ impl Incidents {
             .extend(self.new.drain(..).map(|old| likeness(&old)));
     }
 
+    /// Whether it is one of those that there were before anybody stressed anything, or as one of them.
+    pub(super) fn is_usual(&self, incident: &str) -> bool {
+        self.usual.contains(&likeness(incident))
+    }
+
     /// A guest that has just booted says what it says at each boot.
     pub(super) fn forget_the_usual(&mut self) {
         let usual = &self.usual;

@@ -56,12 +56,25 @@ pub(super) fn count() -> String {
     format!("dmesg | grep -cE '{ROUGHLY}'")
 }
 
+/// A command that gives the heads of all complaints that the kernel's log has.
+pub(super) fn heads() -> String {
+    format!("dmesg | sed -nE '/{ROUGHLY}/{{s/^\\[/</;p}}'")
+}
+
+/// A line as the kernel has it. A line that begins as the kernel's would be taken for one that the kernel writes now, so that
+/// the commands give it another beginning.
+pub(super) fn as_written(line: &str) -> String {
+    match line.strip_prefix('<') {
+        Some(rest) => format!("[{rest}"),
+        None => line.to_owned(),
+    }
+}
+
 /// A command that says how many complaints the kernel's log has, and what it has from the one behind the first `known`
 /// on. Only what is new: a part of an old incident, cut off at another place, would be another one.
 pub(super) fn from(known: u64) -> String {
     let next = known + 1;
     let rest = FETCHED + 1;
-    // A line that begins as the kernel's would be taken for one that the kernel writes now.
     let count = count();
     format!(
         "{count}; \

@@ -166,7 +166,8 @@ impl Guest {
         }
         self.await_answer(patience).await?;
         self.offers = Offers::parse(&self.run(interfere::PROBE, PATIENCE).await?.text);
-        self.read_new_log().await?;
+        let heads = self.heads().await?;
+        self.take_heads(&heads);
         self.settle().await;
         self.other.incidents.forget();
         if let Way::Serial(serial) = &self.way {
@@ -237,10 +238,39 @@ impl Guest {
         }
     }
 
-    /// Reads a kernel's log of which nothing was read before.
-    async fn read_new_log(&mut self) -> Result<(), GuestError> {
+    /// The heads of all complaints of a kernel's log of which nothing was read before. More of it than that is much to say for
+    /// a kernel that complains at its boot, and a slow serial port.
+    async fn heads(&mut self) -> Result<Vec<String>, GuestError> {
         self.log = Log::new();
+        if !self.offers.log {
+            return Ok(Vec::new());
+        }
+        let output = self.run(&log::heads(), PATIENCE).await?;
+        Ok(output.text.lines().map(log::as_written).collect())
+    }
+
+    /// Reads the log of a kernel that has just booted, unless all that it complains of is what it complains of at each boot.
+    async fn read_log_of_boot(&mut self) -> Result<(), GuestError> {
+        let heads = self.heads().await?;
+        let is_usual = |stream: &mut Stream| {
+            let mut incidents = stream::incidents(heads.iter().map(String::as_str));
+            incidents.all(|incident| stream.incidents.is_usual(&incident))
+        };
+        let usual = match &self.way {
+            Way::Serial(serial) => serial.with(is_usual),
+            Way::Remote(_) | Way::None => is_usual(&mut self.other),
+        };
+        if usual {
+            self.take_heads(&heads);
+            return Ok(());
+        }
         self.read_log().await
+    }
+
+    /// The heads of all complaints are all that is read of the log so far.
+    fn take_heads(&mut self, heads: &[String]) {
+        self.log.complaints = heads.len() as u64;
+        self.take_lines(heads);
     }
 
     /// Reads the kernel's log from the first complaint on that was not read yet.
@@ -252,13 +282,16 @@ impl Guest {
         let mut lines = output.text.lines();
         self.log.complaints = parse_count(lines.next(), &output)?;
         let lines: Vec<String> = lines
-            .map(|line| match line.strip_prefix('<') {
-                Some(rest) => format!("[{rest}"),
-                None => line.to_owned(),
-            })
+            .map(log::as_written)
             // Of a log that has wrapped around there may be the rest of an incident that was read as a whole.
             .filter(|line| kernel::time(line).is_none_or(|time| time > self.log.read_until))
             .collect();
+        self.take_lines(&lines);
+        Ok(())
+    }
+
+    /// Takes new lines of the kernel's log.
+    fn take_lines(&mut self, lines: &[String]) {
         let times = lines.iter().filter_map(|line| kernel::time(line));
         self.log.read_until = times.fold(self.log.read_until, f64::max);
         let add = |stream: &mut Stream| stream.lines(lines.iter().map(String::as_str));
@@ -267,7 +300,6 @@ impl Guest {
             Way::Serial(serial) => serial.with(add),
             Way::Remote(_) | Way::None => add(&mut self.other),
         }
-        Ok(())
     }
 
     async fn settle(&mut self) {
@@ -282,7 +314,7 @@ impl Guest {
     /// It does not, or the way to it is closed.
     pub(crate) async fn await_up(&mut self, patience: Duration) -> Result<(), GuestError> {
         self.await_answer(patience).await?;
-        self.read_new_log().await?;
+        self.read_log_of_boot().await?;
         self.settle().await;
         self.read_console();
         self.other.incidents.forget_the_usual();

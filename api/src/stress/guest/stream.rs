@@ -110,12 +110,7 @@ impl Stream {
 
     /// Takes lines from elsewhere, which are all there are.
     pub(super) fn lines<'a>(&mut self, lines: impl Iterator<Item = &'a str>) {
-        let mut finder = Finder::default();
-        let mut found: Vec<String> = lines.filter_map(|line| finder.line(line)).collect();
-        found.extend(finder.close());
-        found
-            .into_iter()
-            .for_each(|incident| self.incidents.add(incident));
+        incidents(lines).for_each(|incident| self.incidents.add(incident));
     }
 
     /// Whether a complaint of the kernel's is not known to be over.
@@ -151,6 +146,14 @@ impl Stream {
         let last = last.trim_end();
         last.ends_with("login:") || last.ends_with("Password:")
     }
+}
+
+/// The incidents in lines that are all there are.
+pub(super) fn incidents<'a>(lines: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
+    let mut finder = Finder::default();
+    let mut found: Vec<String> = lines.filter_map(|line| finder.line(line)).collect();
+    found.extend(finder.close());
+    found.into_iter()
 }
 
 /// The last lines of a text, without what only a terminal understands.

@@ -311,13 +311,11 @@ async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
     .unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path().join("dmesg"), mode).unwrap();
-    let read = |known: u64| {
-        format!(
-            "PATH={}:$PATH; {}",
-            folder.path().display(),
-            log::from(known)
-        )
-    };
+    let in_folder = |command| format!("PATH={}:$PATH; {command}", folder.path().display());
+    let read = |known: u64| in_folder(log::from(known));
+    let heads = guest.run(&in_folder(log::heads()), SOON).await.unwrap();
+    let heads: Vec<String> = heads.text.lines().map(log::as_written).collect();
+    assert_eq!(heads, Vec::from_iter(text.lines().skip(1)));
     let all = guest.run(&read(0), SOON).await.unwrap().text;
     let lines: Vec<&str> = all.lines().collect();
     assert_eq!(lines.len(), 3, "{all}");
@@ -366,6 +364,46 @@ async fn what_was_complained_of_before_is_forgotten() {
     begun.unwrap();
     assert!(guest.offers().offline && guest.offers().profile && !guest.offers().eject);
     assert_eq!(guest.warnings(), Vec::<String>::new());
+}
+
+/// Of a log that has nothing but what it has at each boot, only the heads are read.
+#[tokio::test]
+async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
+    let (mut guest, mut fake) = Fake::new();
+    let (usual, new) = (
+        "<    0.500000] WARNING: CPU: 0 PID: 1 at a.c:1 b+0x1",
+        "<    5.000000] BUG: new",
+    );
+    let (begun, ()) = tokio::join!(guest.begin(SOON), async {
+        for answer in ["", "dmesg", usual] {
+            let word = fake.asked().await;
+            fake.answer(&word, answer).await;
+        }
+    });
+    begun.unwrap();
+    assert_eq!(guest.log.complaints, 1);
+    let again = usual.replace("0.5", "0.6");
+    let (up, ()) = tokio::join!(guest.await_up(SOON), async {
+        for answer in ["", &again] {
+            let word = fake.asked().await;
+            fake.answer(&word, answer).await;
+        }
+    });
+    up.unwrap();
+    assert_eq!(guest.warnings(), Vec::<String>::new());
+    assert_eq!(guest.log.complaints, 1);
+    let both = format!("{again}\r\n{new}");
+    let log = format!("2\r\n{both}\r\n<    5.000001] Call Trace:");
+    let (up, ()) = tokio::join!(guest.await_up(SOON), async {
+        for answer in ["", &both, &log] {
+            let word = fake.asked().await;
+            fake.answer(&word, answer).await;
+        }
+    });
+    up.unwrap();
+    let news = ["[    5.000000] BUG: new\n[    5.000001] Call Trace:"];
+    assert_eq!(guest.warnings(), news);
+    assert_eq!(guest.log.complaints, 2);
 }
 
 #[tokio::test]
