@@ -166,7 +166,10 @@ impl Machinery for Backend {
         false
     }
 
-    fn discard(&mut self, _vcpu: u32) {}
+    fn discard(&mut self, _vcpu: u32) -> bool {
+        // It never says no.
+        false
+    }
 
     fn request_eject(&mut self, vcpu: u32) {
         self.guest(vcpu, What::Read(Asked::Eject));

@@ -45,6 +45,10 @@ const BOOT_CPU: u32 = 0;
 /// Source events of `_OST` that answer to an insertion: the notifications *bus check* and *device check*
 /// (ACPI 6.3, section 6.3.5, table 6-203, and 5.6.6, table 5-184).
 const INSERTION_SOURCES: [u32; 2] = [0, 1];
+/// Status of an insertion: it goes on (ACPI 6.3, section 6.3.5, table 6-205).
+pub const INSERT_IN_PROGRESS: u32 = 0x80;
+/// Status of an insertion: done.
+const TAKEN: u32 = 0;
 
 /// What the guest is asked to do with a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -256,11 +260,11 @@ impl CpuHotplug {
         self.change(cpu, Slot::acknowledge_insertion);
     }
 
-    /// Empties a slot whatever the guest knows of it: it has said that it does not take the CPU.
-    pub fn discard(&self, cpu: u32) {
-        if cpu != BOOT_CPU {
-            self.change(cpu, Slot::discard);
-        }
+    /// Empties a slot whose CPU the guest has said no to. `true`: its no was the answer to the last announcement, and the
+    /// slot is empty. `false`: it was told of the CPU again since, and may take it or has; nothing is changed.
+    #[must_use]
+    pub fn discard(&self, cpu: u32) -> bool {
+        cpu != BOOT_CPU && self.change(cpu, Slot::discard).unwrap_or(false)
     }
 
     fn change<T>(&self, cpu: u32, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
@@ -411,7 +415,7 @@ impl State {
                 let source = self.selected(|slot| slot.ost_source)?;
                 let status = value;
                 if INSERTION_SOURCES.contains(&source) {
-                    self.selected(Slot::acknowledge_insertion)?;
+                    self.selected(|slot| slot.answer_insertion(status))?;
                     return self.post(What::Status { source, status });
                 }
                 self.post(What::Status { source, status })?;

@@ -4,7 +4,7 @@
 //! the guest's scan clears the event at once, long before it ejects, and that must not take the right away.
 
 use super::regs::{ENABLED, INSERT, REMOVE};
-use super::{GuestEject, Ignored, Request};
+use super::{GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN};
 
 /// A slot. Everything but the counter and the `_OST` source belongs to the CPU in it, and goes with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,10 @@ pub(super) struct Slot {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Cpu {
     insert: Event,
+    /// How many announcements of it the guest has cleared, and not answered.
+    unanswered: u32,
+    /// It has answered to one that it takes it.
+    taken: bool,
     remove: Event,
     /// The host asked for the eject, and has not taken that back.
     authorised: bool,
@@ -119,13 +123,28 @@ impl Slot {
         // Who clears what it has not read has been told all the same.
         event.read |= event.pending;
         cpu.seen = true;
-        std::mem::take(&mut event.pending)
+        let was_set = std::mem::take(&mut event.pending);
+        if was_set && request == Request::Insert {
+            cpu.unanswered = cpu.unanswered.saturating_add(1);
+        }
+        was_set
     }
 
-    /// The guest has answered to the insertion.
+    /// The guest has shown that it means this insertion.
     pub(super) fn acknowledge_insertion(&mut self) {
         if let Some(cpu) = self.visible() {
             cpu.known = true;
+        }
+    }
+
+    /// The guest has answered to an announcement, or says that it is at it.
+    pub(super) fn answer_insertion(&mut self, status: u32) {
+        self.acknowledge_insertion();
+        if let Some(cpu) = self.visible()
+            && status != INSERT_IN_PROGRESS
+        {
+            cpu.unanswered = cpu.unanswered.saturating_sub(1);
+            cpu.taken |= status == TAKEN;
         }
     }
 
@@ -198,8 +217,16 @@ impl Slot {
         }
     }
 
-    pub(super) fn discard(&mut self) {
-        self.cpu = None;
+    /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to
+    /// that, or has said so. Whether it did.
+    pub(super) fn discard(&mut self) -> bool {
+        let asked = |cpu: &Cpu| cpu.insert.pending || cpu.unanswered > 0;
+        let refused = |cpu: &Cpu| !cpu.taken && !asked(cpu);
+        let refused = self.cpu.as_ref().is_some_and(refused);
+        if refused {
+            self.cpu = None;
+        }
+        refused
     }
 
     /// Takes back an insertion that the guest cannot know of. Whether it did.

@@ -256,6 +256,49 @@ fn an_insertion_can_be_withdrawn_until_the_guest_may_know() {
 }
 
 /// A scan ends where it finds no event, so none must vanish between the search and the look.
+/// Who says no, hears of it again, and says yes to that, has it.
+#[test]
+fn a_no_counts_only_as_the_answer_to_the_last_announcement() {
+    let bed = Bed::new(GuestEject::Ignore);
+    let in_progress = |bed: &Bed| bed.ost(2, 1, 0x80);
+    let no = |bed: &Bed| bed.ost(2, 1, 1);
+    assert!(!bed.controller.discard(2), "there is none");
+    bed.controller.insert(2);
+    no(&bed);
+    assert!(!bed.controller.discard(2), "it has not heard of it");
+    bed.set(2, INSERT);
+    in_progress(&bed);
+    assert!(!bed.controller.discard(2), "it has not answered");
+    bed.controller.announce(2);
+    no(&bed);
+    assert!(!bed.controller.discard(2), "it is to hear of it again");
+    bed.set(2, INSERT);
+    assert!(!bed.controller.discard(2), "it has heard of it again");
+    assert_eq!(bed.flags_of(2), ON);
+    no(&bed);
+    assert!(bed.controller.discard(2));
+    assert_eq!(bed.flags_of(2), 0);
+    assert!(!bed.controller.discard(0), "the boot CPU stays");
+    for yes_first in [false, true] {
+        bed.controller.insert(2);
+        for says_yes in [yes_first, !yes_first] {
+            bed.set(2, INSERT);
+            bed.ost(2, 1, u32::from(!says_yes));
+            bed.controller.announce(2);
+        }
+        bed.set(2, INSERT);
+        no(&bed);
+        assert!(!bed.controller.discard(2), "it has it already");
+        bed.controller.request_eject(2);
+        bed.set(2, EJECT);
+        assert_eq!(bed.flags_of(2), 0);
+    }
+    bed.controller.insert(2);
+    bed.set(2, INSERT);
+    no(&bed);
+    assert!(bed.controller.discard(2), "the next one is asked for anew");
+}
+
 #[test]
 fn the_host_takes_no_event_away_from_a_scan_that_has_found_it() {
     let bed = Bed::new(GuestEject::Ignore);

@@ -252,9 +252,10 @@ impl Machinery for Machine {
         withdrawn
     }
 
-    fn discard(&mut self, vcpu: u32) {
-        self.present[vcpu as usize] = false;
-        self.registers.discard(vcpu);
+    fn discard(&mut self, vcpu: u32) -> bool {
+        let discarded = self.registers.discard(vcpu);
+        self.present[vcpu as usize] &= !discarded;
+        discarded
     }
 
     fn request_eject(&mut self, vcpu: u32) {

@@ -30,8 +30,9 @@ pub trait Machinery {
     fn untold(&self) -> Option<String>;
     /// Takes the insertion back, if the guest cannot have noticed it.
     fn withdraw_insert(&mut self, vcpu: u32) -> bool;
-    /// Takes the vCPU out of the guest's tables, whatever the guest knows.
-    fn discard(&mut self, vcpu: u32);
+    /// Takes the vCPU that the guest has said no to out of its tables, unless it was told of it again since then, and may
+    /// take it. Whether it did.
+    fn discard(&mut self, vcpu: u32) -> bool;
     /// Asks the guest to eject the vCPU.
     fn request_eject(&mut self, vcpu: u32);
     /// Takes that back, if the guest has not read it.

@@ -11,8 +11,7 @@ pub const OSPM_EJECT: u32 = 0x103;
 
 /// Status: done.
 pub const SUCCESS: u32 = 0;
-/// Status of an insertion: it goes on.
-pub const INSERT_IN_PROGRESS: u32 = 0x80;
+pub use hotvisor_devices::cpu_hotplug::INSERT_IN_PROGRESS;
 /// Status of an ejection: it goes on.
 pub const EJECT_IN_PROGRESS: u32 = 0x84;
 
@@ -26,6 +25,12 @@ pub fn is_ejection(source: u32) -> bool {
 #[must_use]
 pub fn is_insertion(source: u32) -> bool {
     matches!(source, BUS_CHECK | DEVICE_CHECK)
+}
+
+/// Whether the guest says that it does not take a CPU.
+#[must_use]
+pub fn is_no_to_insertion(source: u32, status: u32) -> bool {
+    is_insertion(source) && !matches!(status, SUCCESS | INSERT_IN_PROGRESS)
 }
 
 /// What an ejection's status means, and what to do about it.

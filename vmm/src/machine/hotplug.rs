@@ -66,8 +66,8 @@ impl Machinery for Machine {
         self.devices.hotplug.registers.withdraw_insert(vcpu)
     }
 
-    fn discard(&mut self, vcpu: u32) {
-        self.devices.hotplug.registers.discard(vcpu);
+    fn discard(&mut self, vcpu: u32) -> bool {
+        self.devices.hotplug.registers.discard(vcpu)
     }
 
     fn request_eject(&mut self, vcpu: u32) {

@@ -18,6 +18,7 @@ enum Step {
     WithdrawEject(u32),
     RevokeEject(u32),
     WithdrawInsert(u32),
+    Discard(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -29,13 +30,14 @@ fn step() -> impl Strategy<Value = Step> {
         6 => cpu().prop_map(Step::Select),
         6 => (0u8..32).prop_map(Step::Flags),
         4 => (0u8..5).prop_map(Step::Command),
-        4 => (0u32..4).prop_map(Step::Data),
+        4 => prop_oneof![4 => 0u32..4, 1 => Just(INSERT_IN_PROGRESS)].prop_map(Step::Data),
         2 => cpu().prop_map(Step::Insert),
         1 => cpu().prop_map(Step::Announce),
         2 => cpu().prop_map(Step::RequestEject),
         1 => cpu().prop_map(Step::WithdrawEject),
         1 => cpu().prop_map(Step::RevokeEject),
         1 => cpu().prop_map(Step::WithdrawInsert),
+        1 => cpu().prop_map(Step::Discard),
     ]
 }
 
@@ -55,6 +57,7 @@ impl Bed {
             Step::WithdrawEject(cpu) => return Some(host.withdraw_eject(cpu)),
             Step::RevokeEject(cpu) => host.revoke_eject(cpu),
             Step::WithdrawInsert(cpu) => return Some(host.withdraw_insert(cpu)),
+            Step::Discard(cpu) => return Some(host.discard(cpu)),
         }
         None
     }
@@ -85,6 +88,9 @@ struct Looks {
 struct Facts {
     known: bool,
     authorised: bool,
+    /// Announcements that the guest has cleared, and not answered.
+    unanswered: u32,
+    taken: bool,
     plug: u32,
 }
 
@@ -107,7 +113,24 @@ impl Facts {
     fn inserted(&mut self) {
         self.known = false;
         self.authorised = false;
+        self.unanswered = 0;
+        self.taken = false;
         self.plug += 1;
+    }
+
+    /// The rules' answer to a wish to take out what the guest has said no to.
+    fn discard(&self, cpu: usize, flags: u8) -> bool {
+        let asked = flags & INSERT != 0 || self.unanswered > 0;
+        cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken
+    }
+
+    /// The guest's `_OST` about an insertion.
+    fn answered(&mut self, status: u32) {
+        self.known = true;
+        if status != INSERT_IN_PROGRESS {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            self.taken |= status == 0;
+        }
     }
 }
 
@@ -122,6 +145,9 @@ fn check(
     prop_assert!(posted.len() <= 2);
     for (cpu, fact) in facts.iter_mut().enumerate() {
         let (was, is) = (before[cpu], after[cpu]);
+        if matches!(*step, Step::Discard(n) if n as usize == cpu) {
+            prop_assert_eq!(answer, Some(fact.discard(cpu, was.held)));
+        }
         let mut expected = asked(fact, cpu, (step, answer), (was.held, is.held));
         let mut vacated = matches!(*step, Step::Read(FLAGS, 1))
             || matches!(*step, Step::Announce(n) if n as usize == cpu);
@@ -139,9 +165,11 @@ fn check(
                     let flag = [INSERT, REMOVE][request as usize];
                     prop_assert!(was.shown & flag != 0);
                     expected &= !flag;
+                    fact.unanswered += u32::from(request == Request::Insert);
                 }
                 What::Status { .. } if ejection => vacated = true,
-                What::Status { .. } => fact.known |= was.shown != 0,
+                What::Status { status, .. } if was.shown != 0 => fact.answered(status),
+                What::Status { .. } => {}
                 What::Ejected { .. } | What::EjectIgnored(_) => {
                     prop_assert_eq!(what, fact.eject(cpu, was.shown != 0, policy));
                     ejected = matches!(what, What::Ejected { .. });
@@ -199,7 +227,7 @@ fn asked(
             // It stays where the guest's scan is.
             (was & !REMOVE) | (is & was & REMOVE)
         }
-        Step::WithdrawInsert(n) if is_for(n) && answer == Some(true) => 0,
+        Step::WithdrawInsert(n) | Step::Discard(n) if is_for(n) && answer == Some(true) => 0,
         _ => was,
     }
 }

@@ -20,8 +20,6 @@ pub(super) struct Guest {
     pub(super) runs: BTreeSet<u32>,
     /// Which run of each thread it has started.
     pub(super) started: BTreeMap<u32, u64>,
-    /// The insertions that it has said no to: it does not take what it has refused.
-    pub(super) refused: BTreeSet<(u32, u32)>,
     pub(super) is_dead: bool,
 }
 
@@ -90,11 +88,8 @@ impl World {
         match (asks, act) {
             (_, Act::Ignore) => {}
             (Asks::Insert, act) => {
-                let insertion = (cpu, self.machine.plugs[cpu as usize]);
-                if *act == Act::Refuse {
-                    self.guest.refused.insert(insertion);
-                }
-                if self.guest.refused.contains(&insertion) || !self.machine.sta(cpu) {
+                // It may say yes when it hears of it again.
+                if *act == Act::Refuse || !self.machine.sta(cpu) {
                     return self.machine.ost(cpu, 1, 1);
                 }
                 self.machine.ost(cpu, 1, 0);

@@ -194,7 +194,6 @@ impl Coordinator {
             Action::AskEject => machine.request_eject(id),
             Action::RevokeEject => machine.revoke_eject(id),
             Action::Acknowledge => machine.acknowledge(id),
-            Action::Discard => machine.discard(id),
             Action::CloseGate => return gate.close().then_some(Event::GateEmpty),
             Action::Park => machine.park(id),
             Action::SetOffline => gate.set_offline(),

@@ -14,6 +14,7 @@ use super::machinery::{Machinery, Message};
 use super::notifier::{Answer, Notifier};
 use super::operation::Operations;
 use super::phase::{Action, Event, Phase};
+use super::refusal;
 use super::slot::Slot;
 use super::step;
 use super::view::{Code, OperationKind, Outcome, Target, VcpuView};
@@ -323,7 +324,12 @@ impl Coordinator {
                 self.tally.status(source, status);
                 slot.heard(source, status);
                 debug!(vcpu = id, source, status, "the guest's _OST");
-                Event::Status { source, status }
+                let is_no = refusal::is_no_to_insertion(source, status);
+                if is_no && slot.phase.waits_for_insertion() && machine.discard(id) {
+                    Event::NotTaken { source, status }
+                } else {
+                    Event::Status { source, status }
+                }
             }
             What::Ejected { requested } => {
                 self.ejected_unasked(id, requested);

@@ -118,6 +118,13 @@ pub enum Event {
         /// Status code.
         status: u32,
     },
+    /// The guest does not take it, and was not told of it again since it said so: it is no longer enabled.
+    NotTaken {
+        /// Source event.
+        source: u32,
+        /// Status code.
+        status: u32,
+    },
     /// The guest ejected it: it is no longer enabled.
     Ejected,
     /// Nobody is inside its closed gate.
@@ -165,8 +172,6 @@ pub enum Action {
     AskEject,
     /// Take the permission to eject back.
     RevokeEject,
-    /// Take the vCPU out of the guest's tables: it says that it does not have it.
-    Discard,
     /// Keep users out: answered by [`Event::GateEmpty`].
     CloseGate,
     /// Have the thread leave the guest: answered by [`Event::Parked`].
@@ -307,6 +312,19 @@ impl Phase {
                     ..
                 }
                 | Self::Overdue { was: Rest::Online }
+        )
+    }
+
+    /// Whether the guest has yet to say whether it takes it.
+    #[must_use]
+    pub const fn waits_for_insertion(self) -> bool {
+        matches!(
+            self,
+            Self::Announced { .. }
+                | Self::Notifying {
+                    was: Rest::Announced,
+                    ..
+                }
         )
     }
 

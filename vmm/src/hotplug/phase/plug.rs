@@ -53,6 +53,9 @@ pub(super) fn unread(untold: Option<String>) -> String {
 
 const UNANSWERED_INSERT: &str =
     "the guest has noticed the CPU and not acknowledged it; it stays plugged";
+/// Why a no to an insertion is not the end of it.
+pub(super) const TOLD_AGAIN: &str =
+    "the guest says no, and was told of it again since: the answer to that counts";
 const NOT_ONLINE: &str = "the guest has the CPU and nobody in it has brought it online: it needs a udev rule \
                           or an agent, or `echo 1 > /sys/devices/system/cpu/cpuN/online`; it stays plugged";
 
@@ -68,8 +71,9 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
         Event::Status { source, status } if refusal::is_insertion(source) => match status {
             refusal::SUCCESS => to(Phase::Plugged, [], "the guest has acknowledged it"),
             refusal::INSERT_IN_PROGRESS => to(here, [], "the guest has begun"),
-            _ => not_taken().with_ost(source, status),
+            _ => to(here, [], TOLD_AGAIN),
         },
+        Event::NotTaken { source, status } => not_taken().with_ost(source, status),
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
         Event::Unplug { retracted: false } => drain(Rest::Announced),
         Event::Recall { retracted: true } => {
@@ -98,10 +102,9 @@ fn undone(reason: &'static str) -> Change {
 
 /// The guest says that it does not take it.
 pub(super) fn not_taken() -> Change {
-    let actions = [Action::Discard, (SYNC.up)(0)];
     to(
         Phase::Syncing { undo: true },
-        actions,
+        [(SYNC.up)(0)],
         "the guest does not take it",
     )
     .ends(

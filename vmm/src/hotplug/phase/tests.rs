@@ -2,6 +2,7 @@
 
 use super::super::step::walk_back;
 use super::*;
+use crate::hotplug::refusal::is_no_to_insertion;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 const NOTIFIERS: &[&str] = &["first", "second"];
@@ -37,6 +38,9 @@ fn events() -> Vec<Event> {
     for source in [1, 3, 0x103, 0x200] {
         for status in [0, 1, 0x80, 0x82, 0x84, 0xffff] {
             events.push(Event::Status { source, status });
+            if is_no_to_insertion(source, status) {
+                events.push(Event::NotTaken { source, status });
+            }
         }
     }
     events
@@ -92,7 +96,7 @@ fn a_thread_is_stopped_only_after_the_eject_and_the_sync() {
             assert_eq!(closes, enters && !was_in);
             if let (true, Phase::Syncing { undo }) = (closes, change.phase) {
                 // Kept out only after the guest was done, or said or cannot know that it has it.
-                let not_taken = change.actions.contains(&Action::Discard);
+                let not_taken = matches!(event, Event::NotTaken { .. });
                 assert!(
                     undo || not_taken || event == Event::Ejected,
                     "{phase:?} {event:?}"

@@ -1,6 +1,6 @@
 //! The way out: from the request to dormant, or back.
 
-use super::plug::{not_taken, unread};
+use super::plug::{TOLD_AGAIN, not_taken, unread};
 use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, to};
 use crate::hotplug::refusal;
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
@@ -67,7 +67,14 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             guest_answer(was, source, status, |reason| back(was.into(), reason))
         }
         (Event::Status { source, status }, _) if refusal::is_insertion(source) => {
-            insertion_answer(was, at, source, status)
+            insertion_answer(was, at, status)
+        }
+        // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
+        (Event::NotTaken { source, status }, _) => {
+            let mut change = not_taken().with_ost(source, status);
+            change.outcome = None;
+            change.phase = Phase::Syncing { undo: false };
+            change
         }
         (Event::Recall { .. }, At::Host(_)) | (Event::Recall { retracted: true }, At::Asked) => {
             back(was.into(), "taken back")
@@ -121,20 +128,14 @@ fn guest_answer(
 }
 
 /// The guest's `_OST` about the insertion, which it had not acknowledged when the unplug began.
-fn insertion_answer(was: Rest, at: At, source: u32, status: u32) -> Change {
+fn insertion_answer(was: Rest, at: At, status: u32) -> Change {
     let here = |was| Phase::Notifying { was, at };
     match (was, status) {
         (Rest::Announced, refusal::SUCCESS) => {
             to(here(Rest::Plugged), [], "the guest has acknowledged it")
         }
         (Rest::Announced, refusal::INSERT_IN_PROGRESS) => to(here(was), [], "the guest has begun"),
-        // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
-        (Rest::Announced, _) => {
-            let mut change = not_taken().with_ost(source, status);
-            change.outcome = None;
-            change.phase = Phase::Syncing { undo: false };
-            change
-        }
+        (Rest::Announced, _) => to(here(was), [], TOLD_AGAIN),
         _ => to(here(was), [], "it was acknowledged already"),
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Fake {
     pub(super) plugs: u32,
     /// Whether the guest has noticed the last request.
     pub(super) noticed: bool,
+    /// Whether it was told of the last insertion again since it last said no.
+    pub(super) told_again: bool,
     pub(super) full: bool,
     /// Why the guest hears of nothing.
     pub(super) untold: Option<&'static str>,
@@ -55,8 +57,9 @@ impl Machinery for Fake {
         self.calls.push(("withdraw insert", vcpu));
         !self.noticed
     }
-    fn discard(&mut self, vcpu: u32) {
+    fn discard(&mut self, vcpu: u32) -> bool {
         self.calls.push(("discard", vcpu));
+        !self.told_again
     }
     fn request_eject(&mut self, vcpu: u32) {
         self.calls.push(("request eject", vcpu));

@@ -190,9 +190,10 @@ impl Machinery for Board {
         self.present[vcpu as usize] &= !withdrawn;
         withdrawn
     }
-    fn discard(&mut self, vcpu: u32) {
-        self.present[vcpu as usize] = false;
-        self.registers.discard(vcpu);
+    fn discard(&mut self, vcpu: u32) -> bool {
+        let discarded = self.registers.discard(vcpu);
+        self.present[vcpu as usize] &= !discarded;
+        discarded
     }
     fn request_eject(&mut self, vcpu: u32) {
         self.registers.request_eject(vcpu);

@@ -345,3 +345,23 @@ fn a_vcpu_that_is_wanted_back_at_once_is_shown_when_the_guest_has_seen_it_gone()
     host(&mut world);
     assert_eq!(world.board.scan(), [(1, Ask::Insert)]);
 }
+
+/// The host may be slow, and remind a guest that has said no.
+#[test]
+fn a_guest_that_says_no_and_then_yes_has_it() {
+    let mut world = World::new();
+    world.step(Step::Ask(Want::One(2, Target::Online), false));
+    world.step(Step::Thread(2));
+    world.step(Step::Control);
+    assert_eq!(world.coordinator.slots[2].phase.name(), "announced");
+    let hears_and = |world: &mut World, manner| {
+        world.step(Step::Scan);
+        world.step(Step::Work(manner));
+    };
+    hears_and(&mut world, Manner::Refuse);
+    world.board.announce(2);
+    hears_and(&mut world, Manner::Obey);
+    world.come_to_rest();
+    assert_eq!(world.coordinator.slots[2].phase.name(), "online");
+    world.check();
+}
