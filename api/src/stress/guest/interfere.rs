@@ -151,7 +151,14 @@ mod tests {
 
     #[test]
     fn lines_are_short_enough_for_any_terminal() {
-        for command in [PROBE.to_owned(), write(1023, 1, "firmware_node/eject")] {
+        let often = super::super::Often::ALL.map(|often| (often.name(), often.command()));
+        let often: Vec<(&str, &str)> = often.iter().map(|(n, c)| (*n, &**c)).collect();
+        let leave = super::super::stream::leave("w012345", &often);
+        for command in [
+            PROBE.to_owned(),
+            write(1023, 1, "firmware_node/eject"),
+            leave,
+        ] {
             let line = super::super::stream::line("w0123456789abcdef", &command);
             assert!(line.len() < 1000, "{}: {line}", line.len());
             // A shell that edits lines would complete, or look for an old command.

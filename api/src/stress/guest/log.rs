@@ -7,9 +7,11 @@ use tokio::time::Instant;
 /// How many lines of the kernel's log are fetched as they are, from a complaint on. Of what follows only the heads of
 /// complaints are: a serial port is slow.
 pub(super) const FETCHED: u32 = 40;
-/// How long the log is left alone where the kernel's taint stays what it was. Looking through it takes a guest longer than
-/// all else that it is asked.
+/// How long the log is left alone at least where the kernel's taint stays what it was. Looking through it takes a guest longer
+/// than all else that it is asked.
 const ALONE: Duration = Duration::from_secs(5);
+/// And how many times as long as the last look took: a slow guest has other things to do.
+const TIMES: u32 = 20;
 
 /// How far a kernel's log was read.
 #[derive(Debug)]
@@ -44,10 +46,10 @@ impl Log {
         self.due = None;
     }
 
-    /// It was looked through.
-    pub(super) fn looked(&mut self, taint: Option<u64>, now: Instant) {
+    /// It was looked through, from `begun` until now.
+    pub(super) fn looked(&mut self, taint: Option<u64>, begun: Instant, now: Instant) {
         self.taint = taint;
-        self.due = Some(now + ALONE);
+        self.due = Some(now + ALONE.max((now - begun) * TIMES));
     }
 }
 
@@ -93,10 +95,13 @@ mod tests {
         let now = Instant::now();
         let mut log = Log::new();
         assert!(log.is_due(None, now));
-        log.looked(Some(0), now);
+        log.looked(Some(0), now, now);
         assert!(!log.is_due(Some(0), now));
         assert!(log.is_due(Some(512), now));
         assert!(log.is_due(Some(0), now + ALONE));
+        log.looked(Some(0), now, now + ALONE);
+        assert!(!log.is_due(Some(0), now + TIMES * ALONE));
+        assert!(log.is_due(Some(0), now + (TIMES + 1) * ALONE));
         log.make_due();
         assert!(log.is_due(Some(0), now));
     }

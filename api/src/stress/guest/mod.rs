@@ -98,6 +98,34 @@ enum Way {
     None,
 }
 
+/// What a guest is asked often.
+#[derive(Clone, Copy, Debug)]
+enum Often {
+    /// Which CPUs it has.
+    Look,
+    /// How many complaints its kernel's log has.
+    Count,
+}
+
+impl Often {
+    const ALL: [Self; 2] = [Self::Look, Self::Count];
+
+    /// What it is called where it was left.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Look => "look",
+            Self::Count => "count",
+        }
+    }
+
+    fn command(self) -> String {
+        match self {
+            Self::Look => cpus::LOOK.to_owned(),
+            Self::Count => log::count(),
+        }
+    }
+}
+
 /// The guest.
 #[derive(Debug)]
 pub(crate) struct Guest {
@@ -111,7 +139,7 @@ pub(crate) struct Guest {
 
 /// A word that no other question has.
 fn word() -> String {
-    format!("w{:016x}", fastrand::u64(..))
+    format!("w{:06x}", fastrand::u32(..1 << 24))
 }
 
 /// The number of complaints, which one of an answer's lines is.
@@ -165,6 +193,7 @@ impl Guest {
             return Ok(());
         }
         self.await_answer(patience).await?;
+        self.leave_commands().await?;
         self.offers = Offers::parse(&self.run(interfere::PROBE, PATIENCE).await?.text);
         let heads = self.heads().await?;
         self.take_heads(&heads);
@@ -202,18 +231,48 @@ impl Guest {
         }
     }
 
+    /// Has at hand what it is asked often.
+    async fn leave_commands(&mut self) -> Result<(), GuestError> {
+        let Way::Serial(serial) = &mut self.way else {
+            return Ok(());
+        };
+        let commands = Often::ALL.map(|often| (often.name(), often.command()));
+        let commands: Vec<(&str, &str)> = commands
+            .iter()
+            .map(|(name, command)| (*name, &**command))
+            .collect();
+        serial.leave(&commands, PATIENCE).await
+    }
+
+    /// Leaves the guest as it was.
+    pub(crate) async fn tidy_up(&mut self) {
+        if let Way::Serial(serial) = &mut self.way {
+            serial.tidy_up(PATIENCE).await;
+        }
+    }
+
+    /// Runs what the guest is asked often.
+    async fn run_often(&mut self, often: Often) -> Result<Output, GuestError> {
+        let command = often.command();
+        match &mut self.way {
+            Way::Serial(serial) => serial.run_left(often.name(), &command, PATIENCE).await,
+            Way::Remote(_) | Way::None => self.run(&command, PATIENCE).await,
+        }
+    }
+
     /// What it says of its CPUs. On the way it is seen whether its kernel has complained: at once where that taints it, by its
     /// log after a while.
     ///
     /// # Errors
     /// As [`Self::run`], or what it says makes no sense.
     pub(crate) async fn look(&mut self) -> Result<GuestCpus, GuestError> {
-        let output = self.run(cpus::LOOK, PATIENCE).await?;
+        let output = self.run_often(Often::Look).await?;
         let strange = || GuestError::Strange("lists of CPUs", output.text.clone());
         let Looked { cpus, taint } = Looked::parse(&output.text).ok_or_else(strange)?;
         if self.offers.log && self.log.is_due(taint, Instant::now()) {
+            let begun = Instant::now();
             self.look_through_log().await?;
-            self.log.looked(taint, Instant::now());
+            self.log.looked(taint, begun, Instant::now());
         }
         self.settle().await;
         Ok(cpus)
@@ -226,7 +285,7 @@ impl Guest {
 
     /// Reads the kernel's log if there is something new in it.
     async fn look_through_log(&mut self) -> Result<(), GuestError> {
-        let count = self.run(&log::count(), PATIENCE).await?;
+        let count = self.run_often(Often::Count).await?;
         let count = parse_count(count.text.lines().next(), &count)?;
         if count < self.log.complaints {
             // The log has wrapped around, and what is new may be anywhere in it.
@@ -314,6 +373,7 @@ impl Guest {
     /// It does not, or the way to it is closed.
     pub(crate) async fn await_up(&mut self, patience: Duration) -> Result<(), GuestError> {
         self.await_answer(patience).await?;
+        self.leave_commands().await?;
         self.read_log_of_boot().await?;
         self.settle().await;
         self.read_console();

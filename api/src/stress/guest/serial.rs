@@ -38,6 +38,8 @@ pub(super) struct Serial {
     reader: JoinHandle<()>,
     /// A line was not written to its end, so that the next one must not go on with it.
     torn: bool,
+    /// The file in the guest that commands were left in.
+    left: Option<String>,
 }
 
 impl Drop for Serial {
@@ -91,6 +93,7 @@ impl Serial {
             news,
             reader,
             torn: false,
+            left: None,
         }
     }
 
@@ -104,10 +107,64 @@ impl Serial {
         command: &str,
         patience: Duration,
     ) -> Result<Output, GuestError> {
+        let word = word();
+        let line = stream::line(&word, command);
+        self.answer_to(&line, word, command, patience).await
+    }
+
+    /// Leaves commands in the guest as it has booted now, as far as it has a place for them.
+    pub(super) async fn leave(
+        &mut self,
+        commands: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<(), GuestError> {
+        self.left = None;
+        let output = self
+            .run(&stream::leave(&word(), commands), patience)
+            .await?;
+        let file = output.text.trim();
+        self.left = file.starts_with('/').then(|| file.to_owned());
+        Ok(())
+    }
+
+    /// Where they are.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> Option<&str> {
+        self.left.as_deref()
+    }
+
+    /// Takes them away again, if it answers.
+    pub(super) async fn tidy_up(&mut self, patience: Duration) {
+        if let Some(file) = self.left.take() {
+            let _ = self.run(&format!("rm {file}"), patience).await;
+        }
+    }
+
+    /// Runs a command that was left under a name, or as it is if it was not.
+    pub(super) async fn run_left(
+        &mut self,
+        name: &str,
+        command: &str,
+        patience: Duration,
+    ) -> Result<Output, GuestError> {
+        let Some(file) = &self.left else {
+            return self.run(command, patience).await;
+        };
+        let word = word();
+        let line = stream::short_line(&word, name, file);
+        self.answer_to(&line, word, command, patience).await
+    }
+
+    async fn answer_to(
+        &mut self,
+        line: &str,
+        word: String,
+        command: &str,
+        patience: Duration,
+    ) -> Result<Output, GuestError> {
         let end = Instant::now() + patience;
-        let words = [word()];
-        self.ask(&stream::line(&words[0], command), end).await?;
-        match self.answer(&words, end).await? {
+        self.ask(line, end).await?;
+        match self.answer(&[word], end).await? {
             Some(output) => Ok(output),
             None => Err(self.silent(command, patience)),
         }

@@ -228,6 +228,30 @@ pub(super) fn line(word: &str, command: &str) -> String {
     )
 }
 
+/// A command that leaves these in a file of the guest's, each under its name, and says which file that is. What is left stands
+/// behind [`short_line`]s: a guest may take milliseconds for a character.
+pub(super) fn leave(word: &str, commands: &[(&str, &str)]) -> String {
+    let functions: String = commands
+        .iter()
+        .map(|(name, command)| format!("{name}() {{ {command}; }}; "))
+        .collect();
+    let script = format!(
+        "{functions}printf \"\\036%s begin\\n\" $w; ( $k ) 2>&1 </dev/null; \
+         printf \"\\036%s end %s\\n\" $w $?"
+    );
+    let script = shell_words::quote(&script).into_owned();
+    // Nobody else's file is written to.
+    format!(
+        "umask 077; set -C; for d in /run /tmp /dev/shm; do f=$d/stress-{word}; \
+         printf %s {script} 2>/dev/null >$f && echo $f && exit; done"
+    )
+}
+
+/// A line that runs what was left in this file under a name, with what stands behind it as arguments; as [`line`].
+pub(super) fn short_line(word: &str, command: &str, file: &str) -> String {
+    format!(": true;w={word};k=\"{command}\";. {file}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -46,6 +46,28 @@ const INIT: &str = r#"while read -r word command; do
     printf '\036%s end %s\n' "$word" "$?"
 done"#;
 
+/// What a guest is asked often is left in it, and taken away again.
+async fn is_looked_at(guest: &mut Guest) {
+    guest.begin(SOON).await.unwrap();
+    let Way::Serial(serial) = &guest.way else {
+        panic!("{guest:?}")
+    };
+    let file = PathBuf::from(serial.left().expect("a place for commands"));
+    assert!(file.exists());
+    let short = guest.look().await.unwrap();
+    assert!(short.online.contains(&0), "{short:?}");
+    let long = guest.run(cpus::LOOK, SOON).await.unwrap();
+    assert_eq!(
+        Looked::parse(&long.text).map(|looked| looked.cpus),
+        Some(short)
+    );
+    let count = guest.run_often(Often::Count).await.unwrap();
+    assert!(parse_count(count.text.lines().next(), &count).is_ok());
+    guest.tidy_up().await;
+    assert!(!file.exists());
+    guest.look().await.unwrap();
+}
+
 async fn runs_commands(mut guest: Guest) {
     guest.await_up(SOON).await.unwrap();
     let output = guest
@@ -71,6 +93,7 @@ async fn runs_commands(mut guest: Guest) {
         )
         .await;
     assert_eq!(long.unwrap().text.lines().count(), 5000);
+    is_looked_at(&mut guest).await;
 }
 
 #[tokio::test]
@@ -126,6 +149,7 @@ impl Fake {
         self.reader.read_line(&mut line).await.unwrap();
         let (_, rest) = line
             .split_once(r"begin\n' ")
+            .or_else(|| line.split_once("true;w="))
             .unwrap_or_else(|| panic!("{line:?}"));
         rest.split_once(';').unwrap().0.to_owned()
     }
@@ -196,6 +220,8 @@ async fn a_guest_that_boots_is_asked_again() {
         fake.say("more").await;
         fake.asked().await;
         fake.answer(&second, "").await;
+        let word = fake.asked().await;
+        fake.answer(&word, "no place").await;
     });
     assert_eq!(up, Ok(()));
 }
@@ -358,6 +384,9 @@ async fn what_was_complained_of_before_is_forgotten() {
     let (begun, ()) = tokio::join!(guest.begin(SOON), async {
         let word = fake.asked().await;
         fake.answer(&word, "").await;
+        // It has no place for what it is asked often.
+        let word = fake.asked().await;
+        fake.answer(&word, "").await;
         let word = fake.asked().await;
         fake.answer(&word, "offline\r\nprofile").await;
     });
@@ -375,7 +404,7 @@ async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
         "<    5.000000] BUG: new",
     );
     let (begun, ()) = tokio::join!(guest.begin(SOON), async {
-        for answer in ["", "dmesg", usual] {
+        for answer in ["", "/run/x", "dmesg", usual] {
             let word = fake.asked().await;
             fake.answer(&word, answer).await;
         }
@@ -384,7 +413,7 @@ async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
     assert_eq!(guest.log.complaints, 1);
     let again = usual.replace("0.5", "0.6");
     let (up, ()) = tokio::join!(guest.await_up(SOON), async {
-        for answer in ["", &again] {
+        for answer in ["", "/run/x", &again] {
             let word = fake.asked().await;
             fake.answer(&word, answer).await;
         }
@@ -395,7 +424,7 @@ async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
     let both = format!("{again}\r\n{new}");
     let log = format!("2\r\n{both}\r\n<    5.000001] Call Trace:");
     let (up, ()) = tokio::join!(guest.await_up(SOON), async {
-        for answer in ["", &both, &log] {
+        for answer in ["", "/run/x", &both, &log] {
             let word = fake.asked().await;
             fake.answer(&word, answer).await;
         }

@@ -259,7 +259,10 @@ impl Run {
             }
         };
         match restored {
-            Some(Ok(None)) => end,
+            Some(Ok(None)) => {
+                self.guest.tidy_up().await;
+                end
+            }
             Some(Ok(Some(why))) => {
                 say(&format_args!("the vCPUs were not put back: {why}"));
                 end
