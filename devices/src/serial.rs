@@ -27,7 +27,7 @@ pub const LEN: u16 = 8;
 
 /// What the port tells the host's side. Called with the port locked: it posts and returns.
 pub trait SerialSink: Send + Sync {
-    /// The output went from empty to not empty.
+    /// There is output, and nobody attends to it: it is to be drained.
     fn output_ready(&self);
     /// The guest has read all of its input.
     fn input_wanted(&self);
@@ -43,6 +43,8 @@ pub struct Output {
 struct Queue {
     bytes: VecDeque<u8>,
     dropped: u64,
+    /// The host's side was told that there is something, and looks by itself whether more comes.
+    attended: bool,
 }
 
 impl Queue {
@@ -80,16 +82,15 @@ impl Output {
     }
 
     fn push(&self, bytes: &[u8]) {
-        let was_empty = {
+        let attended = {
             let mut queue = lock(&self.queue);
-            let was_empty = queue.bytes.is_empty();
             queue.bytes.extend(bytes);
             let excess = queue.bytes.len().saturating_sub(Self::CAPACITY);
             queue.bytes.drain(..excess);
             queue.dropped += excess as u64;
-            was_empty
+            std::mem::replace(&mut queue.attended, true)
         };
-        if was_empty {
+        if !attended {
             self.sink.output_ready();
         }
     }
@@ -119,6 +120,17 @@ impl Output {
             self.sink.output_ready();
         }
         Ok(())
+    }
+
+    /// Attends to it no longer, if nothing waits: the next byte is posted. Returns whether that is so.
+    ///
+    /// After a [`Output::drain`] it is attended to, so that what follows soon is not posted byte by byte: whoever drains
+    /// looks again after a while, until this is so.
+    #[must_use]
+    pub fn leave(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.attended &= !queue.bytes.is_empty();
+        !queue.attended
     }
 
     /// Whether nothing waits.
@@ -275,8 +287,15 @@ mod tests {
         } = port();
         send(&serial, b"hello, world, and some more");
         assert_eq!(counts.ready.load(Ordering::Relaxed), 1);
+        assert!(!output.leave());
         assert_eq!(drained(&output), b"hello, world, and some more");
+        // Whoever has drained it looks again.
         send(&serial, b"!");
+        assert_eq!(counts.ready.load(Ordering::Relaxed), 1);
+        assert!(!output.leave());
+        assert_eq!(drained(&output), b"!");
+        assert!(output.leave());
+        send(&serial, b"?");
         assert_eq!(counts.ready.load(Ordering::Relaxed), 2);
     }
 

@@ -23,6 +23,10 @@ pub(super) const TOKEN_OUT: u32 = 17;
 /// See [`TOKEN_IN`].
 pub(super) const TOKEN_LISTEN: u32 = 18;
 
+/// How long after output was written it is looked whether there is more, before the guest's next byte is posted. A guest sends
+/// byte by byte, and each that is posted by itself costs a turn of the control thread. The first one never waits.
+const LINGER: Duration = Duration::from_millis(4);
+
 /// How much input is taken from the host at a time.
 const CHUNK: usize = 4096;
 
@@ -73,6 +77,8 @@ pub(super) struct Console {
     listener: Option<Listener>,
     /// Read from the host, not yet taken by the guest.
     pending: Vec<u8>,
+    /// When to look whether there is more output.
+    look_again: Option<Instant>,
     /// Bytes dropped that were already told of.
     told_dropped: u64,
     _raw: Option<RawMode>,
@@ -93,6 +99,7 @@ impl Console {
             output: None,
             listener: None,
             pending: Vec::new(),
+            look_again: None,
             told_dropped: 0,
             _raw: None,
         }
@@ -234,6 +241,23 @@ impl Console {
 
     /// Moves output from the guest to the host until one of them has no more or takes no more.
     pub(super) fn pump_output(&mut self, output: &Output, ops: &mut EventOps) {
+        self.look_again = None;
+        if output.leave() {
+            return;
+        }
+        if self.write_output(output, ops) {
+            // Not only where it is empty now: what came after the last look was not posted.
+            self.look_again = Some(Instant::now() + LINGER);
+        }
+    }
+
+    /// When output is to be moved although none was posted.
+    pub(super) fn look_again(&self) -> Option<Instant> {
+        self.look_again
+    }
+
+    /// Returns whether nothing else will have it write what comes next.
+    fn write_output(&mut self, output: &Output, ops: &mut EventOps) -> bool {
         let dropped = output.dropped();
         if dropped > self.told_dropped {
             warn!(
@@ -247,20 +271,26 @@ impl Console {
             if self.listener.is_none() {
                 let _ = output.drain(|bytes| Ok(bytes.len()));
             }
-            return;
+            return self.listener.is_none();
         };
         match output.drain(|bytes| sink.inner.write(bytes)) {
             Ok(()) => {
                 sink.watch(None, ops);
+                true
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 sink.watch(Some(EventSet::OUT), ops);
+                false
             }
-            Err(_) if self.listener.is_some() => self.client_gone(ops),
+            Err(_) if self.listener.is_some() => {
+                self.client_gone(ops);
+                false
+            }
             Err(e) => {
                 warn!("serial output is lost from here on: {e}");
                 sink.watch(None, ops);
                 self.output = None;
+                true
             }
         }
     }
@@ -323,5 +353,102 @@ impl Console {
                 Err(e) => return warn!("the end of the serial output is lost: {e}"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+    use hotvisor_devices::IrqLine;
+    use hotvisor_devices::serial::{COM1, SerialSink};
+    use std::fs::File;
+    use std::os::fd::BorrowedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use vm_device::DevicePio;
+    use vm_device::bus::PioAddress;
+
+    /// Counts how often output is posted.
+    #[derive(Default)]
+    struct Posts(AtomicUsize);
+
+    impl SerialSink for Posts {
+        fn output_ready(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn input_wanted(&self) {}
+    }
+
+    impl IrqLine for Posts {
+        fn pulse(&self) {}
+    }
+
+    /// The host's side, where the guest sends another byte while each of its first `more` is written.
+    struct Talk {
+        port: Arc<Serial>,
+        file: File,
+        more: usize,
+    }
+
+    impl Write for Talk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.more > 0 {
+                self.more -= 1;
+                self.port.pio_write(PioAddress(COM1), 0, b"x");
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Talk {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    /// Moves output once.
+    struct Once(Console, Arc<Output>);
+
+    impl MutEventSubscriber for Once {
+        fn init(&mut self, ops: &mut EventOps) {
+            self.0.pump_output(&self.1, ops);
+        }
+        fn process(&mut self, _: Events, _: &mut EventOps) {}
+    }
+
+    /// What comes while it writes, or right after it, is not posted; so it has to come back.
+    #[test]
+    fn it_looks_again_after_it_has_written_whatever_is_left() {
+        for more in [0, 1, 1000] {
+            let posts = Arc::<Posts>::default();
+            let output = Arc::new(Output::new(posts.clone()));
+            let port = Arc::new(Serial::new(posts.clone(), posts.clone(), output.clone()));
+            port.pio_write(PioAddress(COM1), 0, b"x");
+            let file = File::open("/dev/null").unwrap();
+            let mut console = Console::nowhere();
+            console.set_output(Box::new(Talk { port, file, more }));
+            let mut manager = EventManager::new().unwrap();
+            let id = manager.add_subscriber(Once(console, output.clone()));
+            let once = manager.subscriber_mut(id).unwrap();
+            assert!(once.0.look_again().is_some(), "{more} more");
+            assert_eq!(output.is_empty(), more < 1000);
+        }
+    }
+
+    #[test]
+    fn where_there_is_nothing_to_write_the_next_byte_is_posted() {
+        let posts = Arc::<Posts>::default();
+        let output = Arc::new(Output::new(posts.clone()));
+        let mut manager = EventManager::new().unwrap();
+        let id = manager.add_subscriber(Once(Console::nowhere(), output.clone()));
+        assert_eq!(manager.subscriber_mut(id).unwrap().0.look_again(), None);
+        let port = Serial::new(posts.clone(), posts.clone(), output);
+        port.pio_write(PioAddress(COM1), 0, b"x");
+        port.pio_write(PioAddress(COM1), 0, b"x");
+        assert_eq!(posts.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -145,6 +145,9 @@ impl Driver {
                     if overdue.is_some_and(|at| at <= Instant::now()) {
                         driver.queue.post(0).tick();
                     }
+                    if driver.output_look().is_some_and(|at| at <= Instant::now()) {
+                        driver.queue.post(0).output_ready();
+                    }
                     if driver.phase.is_running() {
                         driver.hotplug.tick(machine(&mut driver.vm));
                     }
@@ -157,11 +160,17 @@ impl Driver {
     fn until_tick(&self) -> i32 {
         let hotplug = self.hotplug.next_tick();
         let hotplug = hotplug.filter(|_| self.phase.is_running());
-        let deadline = self.phase.deadline().into_iter().chain(hotplug).min();
+        let ours = self.phase.deadline().into_iter().chain(self.output_look());
+        let deadline = ours.chain(hotplug).min();
         deadline.map_or(-1, |at| {
             let left = at.saturating_duration_since(Instant::now());
             i32::try_from(left.as_millis()).map_or(i32::MAX, |ms| ms.saturating_add(1))
         })
+    }
+
+    /// When to look whether the guest has sent more.
+    fn output_look(&self) -> Option<Instant> {
+        self.vm.as_ref().and_then(Vm::output_look)
     }
 
     /// One transition, and what it asks for.

@@ -12,7 +12,7 @@ use event_manager::EventOps;
 use hotvisor_devices::serial::{Output, Serial};
 use kvm_ioctls::Kvm;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a slow reader has for the end of the serial output.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -105,6 +105,11 @@ impl Vm {
     pub(super) fn serial(&mut self) -> (&mut Console, Option<&Serial>, &Output) {
         let port = self.machine.as_ref().and_then(Machine::serial);
         (&mut self.console, port, &self.output)
+    }
+
+    /// When to look whether there is more serial output.
+    pub(super) fn output_look(&self) -> Option<Instant> {
+        self.console.look_again()
     }
 
     /// Writes what is left of the serial output.
