@@ -19,6 +19,7 @@ pub mod kvm;
 pub mod machine;
 pub mod socket;
 pub mod stream;
+mod sync;
 pub mod tally;
 pub mod vcpu;
 

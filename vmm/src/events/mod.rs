@@ -7,8 +7,12 @@
 //!
 //! An event is written after the view that shows what it is about: who sees the event finds it there.
 
+#[cfg(test)]
+#[cfg(feature = "loom")]
+mod interleaved;
 mod ring;
 #[cfg(test)]
+#[cfg(not(feature = "loom"))]
 mod tests;
 
 pub use ring::{Cursor, Events, Read, Writer};

@@ -5,10 +5,10 @@
 //! event into its place and then says so; it never looks whether somebody reads.
 
 use super::{Event, EventId, News};
-use arc_swap::ArcSwapOption;
+use crate::sync::{ArcSwapOption, AtomicBool, AtomicU64};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 use tokio::sync::Notify;
 

@@ -4,9 +4,14 @@
 //! A thread is born parked and told what to do through its [`Handle`]; what becomes of it, it reports
 //! through [`Reports`]. It never decides anything about another thread.
 
+mod cpu;
 mod exits;
 mod handle;
+#[cfg(test)]
+#[cfg(feature = "loom")]
+mod interleaved;
 pub mod kick;
+mod orders;
 mod raw;
 mod registers;
 mod run;

@@ -1,18 +1,15 @@
 //! The thread's side: one function per state, each returning the next.
 
-use super::handle::{Order, Orders, Spec, Told};
-use super::kick::{self, Armed};
-use super::{Exit, Fault, Registers, Reports, VcpuRef, exits};
-use crate::arch::regs;
-use crate::failpoint::failpoint;
-use crate::tally::VcpuTally;
+use super::cpu::{Cpu, Kvm};
+use super::handle::Spec;
+use super::orders::{Order, Orders, Told};
+use super::{Exit, Fault, Reports, VcpuRef, kick};
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::warn;
-use vm_device::device_manager::IoManager;
 
 /// How long a vCPU that waits for INIT and is woken for nothing stays away from `KVM_RUN`: another vCPU's
 /// paravirtual kick makes that return at once, again and again.
@@ -25,14 +22,13 @@ const BOOT_CPU: u32 = 0;
 const SIPI_PAUSE: Duration = Duration::from_micros(50);
 
 /// A vCPU on its thread.
-struct Vcpu {
-    me: VcpuRef,
-    fd: Armed,
-    fresh: bool,
-    bus: Arc<IoManager>,
-    orders: Arc<Orders>,
-    reports: Arc<dyn Reports>,
-    tally: Arc<VcpuTally>,
+pub(super) struct Vcpu<C> {
+    pub(super) me: VcpuRef,
+    pub(super) cpu: C,
+    /// It is in the state in which it is to start.
+    pub(super) fresh: bool,
+    pub(super) orders: Arc<Orders>,
+    pub(super) reports: Arc<dyn Reports>,
 }
 
 enum State {
@@ -73,15 +69,13 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
         let _vm = vm;
         let mut vcpu = Vcpu {
             me: vcpu,
-            fd: kick::arm(fd),
+            cpu: Kvm::new(kick::arm(fd), bus, tally.clone()),
             fresh,
-            bus,
             orders: orders.clone(),
             reports: reports.clone(),
-            tally: tally.clone(),
         };
         let exit = vcpu.follow_orders();
-        (exit, Some(vcpu.fd.disarm()))
+        (exit, Some(vcpu.cpu.into_fd()))
     }));
     let (exit, fd) = ended.unwrap_or_else(|panic| {
         let fault = Fault::Panic(message(&*panic));
@@ -93,8 +87,9 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
     fd
 }
 
-impl Vcpu {
-    fn follow_orders(&mut self) -> Exit {
+impl<C: Cpu> Vcpu<C> {
+    /// Does what it is told, until that is to end or the vCPU cannot go on.
+    pub(super) fn follow_orders(&mut self) -> Exit {
         let mut state = State::from(Order::Park(0));
         loop {
             state = match state {
@@ -142,16 +137,14 @@ impl Vcpu {
             stays
         });
         if held && order == same {
-            // So that its watchdogs do not take the pause for a hang. A guest without kvm-clock, or a KVM without
-            // it, knows no such flag.
-            let _ = self.fd.kvmclock_ctrl();
+            self.cpu.tell_of_pause();
         }
         (order != same).then_some(order)
     }
 
     fn running(&mut self, run: u64) -> State {
         if !self.fresh
-            && let Err(why) = regs::make_new(&self.fd)
+            && let Err(why) = self.cpu.make_new()
         {
             self.reports.not_ready(self.me, run, why);
             return State::Failed(run);
@@ -164,12 +157,12 @@ impl Vcpu {
             return order.into();
         }
         loop {
-            let woken = match exits::serve(&mut self.fd, &self.bus, &self.tally) {
+            let woken = match self.cpu.run() {
                 Ok(Ok(())) => continue,
                 Ok(Err(fault)) => return State::Ended(Exit::Fault(fault)),
                 // A kick, for another order or a pause.
                 Err(libc::EINTR) => {
-                    self.fd.acknowledge();
+                    self.cpu.acknowledge();
                     if let Some(order) = self.other_order(run) {
                         return order.into();
                     }
@@ -178,7 +171,7 @@ impl Vcpu {
                 // INIT and SIPI came, or something woke a CPU that waits for them.
                 Err(libc::EAGAIN) => true,
                 Err(errno) => {
-                    let registers = Registers::read(&self.fd);
+                    let registers = self.cpu.registers();
                     return State::Ended(Exit::Fault(Fault::Run { errno, registers }));
                 }
             };
@@ -209,8 +202,7 @@ impl Vcpu {
     fn is_started(&self, run: u64) -> bool {
         let mut limit = SIPI_PAUSE;
         loop {
-            let state = failpoint!(SeeStart, self.fd.get_mp_state());
-            match state.map(|state| state.mp_state) {
+            match self.cpu.mp_state() {
                 Ok(KVM_MP_STATE_INIT_RECEIVED) => {}
                 // It is asked again: nobody else would tell.
                 Err(error) if limit == SIPI_PAUSE => {

@@ -1,7 +1,7 @@
 //! What a gate consists of, and what is done under its lock.
 
-use super::sync::{AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
 use super::{Since, Visitor};
+use crate::sync::{AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
 use crate::tally::GateTally;
 use std::sync::atomic::{AtomicU64 as Counter, Ordering};
 use std::sync::{Arc, PoisonError};

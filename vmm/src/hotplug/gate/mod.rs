@@ -39,7 +39,6 @@
 
 mod fence;
 mod inner;
-mod sync;
 mod user;
 
 use crate::tally::GateTally;

@@ -2,8 +2,8 @@
 
 use super::fence::{self, Light};
 use super::inner::{Mark, Registered, Shared, State};
-use super::sync::AtomicU64;
 use super::{Binding, Denied};
+use crate::sync::AtomicU64;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
