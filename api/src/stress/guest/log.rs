@@ -10,8 +10,10 @@ pub(super) const FETCHED: u32 = 40;
 /// How long the log is left alone at least where the kernel's taint stays what it was. Looking through it takes a guest longer
 /// than all else that it is asked.
 const ALONE: Duration = Duration::from_secs(5);
-/// And how many times as long as the last look took: a slow guest has other things to do.
+/// And how many times as long as the last look took, within reason: a slow guest has other things to do.
 const TIMES: u32 = 20;
+/// How long it is left alone at most.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// How far a kernel's log was read.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Log {
     /// It was looked through, from `begun` until now.
     pub(super) fn looked(&mut self, taint: Option<u64>, begun: Instant, now: Instant) {
         self.taint = taint;
-        self.due = Some(now + ALONE.max((now - begun) * TIMES));
+        self.due = Some(now + ALONE.max((now - begun) * TIMES).min(LONGEST));
     }
 }
 
@@ -58,9 +60,9 @@ pub(super) fn count() -> String {
     format!("dmesg | grep -cE '{ROUGHLY}'")
 }
 
-/// A command that gives the heads of all complaints that the kernel's log has.
+/// A command that says how many complaints the kernel's log has, and gives their heads.
 pub(super) fn heads() -> String {
-    format!("dmesg | sed -nE '/{ROUGHLY}/{{s/^\\[/</;p}}'")
+    format!("{}; dmesg | sed -nE '/{ROUGHLY}/{{s/^\\[/</;p}}'", count())
 }
 
 /// A line as the kernel has it. A line that begins as the kernel's would be taken for one that the kernel writes now, so that
@@ -99,9 +101,12 @@ mod tests {
         assert!(!log.is_due(Some(0), now));
         assert!(log.is_due(Some(512), now));
         assert!(log.is_due(Some(0), now + ALONE));
-        log.looked(Some(0), now, now + ALONE);
-        assert!(!log.is_due(Some(0), now + TIMES * ALONE));
-        assert!(log.is_due(Some(0), now + (TIMES + 1) * ALONE));
+        let brief = ALONE / 10;
+        log.looked(Some(0), now, now + brief);
+        assert!(!log.is_due(Some(0), now + TIMES * brief));
+        assert!(log.is_due(Some(0), now + (TIMES + 1) * brief));
+        log.looked(Some(0), now - LONGEST, now);
+        assert!(log.is_due(Some(0), now + LONGEST));
         log.make_due();
         assert!(log.is_due(Some(0), now));
     }

@@ -137,7 +137,7 @@ pub(crate) struct Guest {
     log: Log,
 }
 
-/// A word that no other question has.
+/// A word that hardly any other question has.
 fn word() -> String {
     format!("w{:06x}", fastrand::u32(..1 << 24))
 }
@@ -196,7 +196,7 @@ impl Guest {
         self.leave_commands().await?;
         self.offers = Offers::parse(&self.run(interfere::PROBE, PATIENCE).await?.text);
         let heads = self.heads().await?;
-        self.take_heads(&heads);
+        self.take_lines(&heads);
         self.settle().await;
         self.other.incidents.forget();
         if let Way::Serial(serial) = &self.way {
@@ -244,10 +244,11 @@ impl Guest {
         serial.leave(&commands, PATIENCE).await
     }
 
-    /// Leaves the guest as it was.
-    pub(crate) async fn tidy_up(&mut self) {
-        if let Way::Serial(serial) = &mut self.way {
-            serial.tidy_up(PATIENCE).await;
+    /// Takes away what was left in it.
+    pub(crate) async fn tidy_up(&mut self) -> Result<(), GuestError> {
+        match &mut self.way {
+            Way::Serial(serial) => serial.tidy_up(PATIENCE).await,
+            Way::Remote(_) | Way::None => Ok(()),
         }
     }
 
@@ -305,7 +306,9 @@ impl Guest {
             return Ok(Vec::new());
         }
         let output = self.run(&log::heads(), PATIENCE).await?;
-        Ok(output.text.lines().map(log::as_written).collect())
+        let mut lines = output.text.lines();
+        self.log.complaints = parse_count(lines.next(), &output)?;
+        Ok(lines.map(log::as_written).collect())
     }
 
     /// Reads the log of a kernel that has just booted, unless all that it complains of is what it complains of at each boot.
@@ -320,16 +323,11 @@ impl Guest {
             Way::Remote(_) | Way::None => is_usual(&mut self.other),
         };
         if usual {
-            self.take_heads(&heads);
+            self.take_lines(&heads);
             return Ok(());
         }
+        self.log = Log::new();
         self.read_log().await
-    }
-
-    /// The heads of all complaints are all that is read of the log so far.
-    fn take_heads(&mut self, heads: &[String]) {
-        self.log.complaints = heads.len() as u64;
-        self.take_lines(heads);
     }
 
     /// Reads the kernel's log from the first complaint on that was not read yet.

@@ -18,6 +18,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 const QUIET: Duration = Duration::from_millis(300);
 /// After how long it is asked again, although it has said nothing; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The exit status that says that what was left in the guest is there no longer.
+const GONE: u8 = 45;
 /// How long a complaint of the kernel's may go on until it is taken as it is.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -107,23 +109,26 @@ impl Serial {
         command: &str,
         patience: Duration,
     ) -> Result<Output, GuestError> {
-        let word = word();
-        let line = stream::line(&word, command);
-        self.answer_to(&line, word, command, patience).await
+        let end = Instant::now() + patience;
+        let words = [word()];
+        self.ask(&stream::line(&words[0], command), end).await?;
+        match self.answer(&words, end).await? {
+            Some(output) => Ok(output),
+            None => Err(self.silent(command, patience)),
+        }
     }
 
-    /// Leaves commands in the guest as it has booted now, as far as it has a place for them.
+    /// Leaves commands in the guest as it has booted now, as far as it has a place for them, so that they are asked for by a few
+    /// characters: a guest may take milliseconds for each.
     pub(super) async fn leave(
         &mut self,
         commands: &[(&str, &str)],
         patience: Duration,
     ) -> Result<(), GuestError> {
-        self.left = None;
-        let output = self
-            .run(&stream::leave(&word(), commands), patience)
-            .await?;
-        let file = output.text.trim();
-        self.left = file.starts_with('/').then(|| file.to_owned());
+        self.tidy_up(patience).await?;
+        let word = word();
+        let output = self.run(&stream::leave(&word, commands), patience).await?;
+        self.left = stream::left(&word, &output);
         Ok(())
     }
 
@@ -133,41 +138,30 @@ impl Serial {
         self.left.as_deref()
     }
 
-    /// Takes them away again, if it answers.
-    pub(super) async fn tidy_up(&mut self, patience: Duration) {
+    /// Takes them away again.
+    pub(super) async fn tidy_up(&mut self, patience: Duration) -> Result<(), GuestError> {
         if let Some(file) = self.left.take() {
-            let _ = self.run(&format!("rm {file}"), patience).await;
+            self.run(&format!("rm -f {file}"), patience).await?;
         }
+        Ok(())
     }
 
-    /// Runs a command that was left under a name, or as it is if it was not.
+    /// Runs a command that was left under a name, or as it is if it was not, or is there no longer.
     pub(super) async fn run_left(
         &mut self,
         name: &str,
         command: &str,
         patience: Duration,
     ) -> Result<Output, GuestError> {
-        let Some(file) = &self.left else {
-            return self.run(command, patience).await;
-        };
-        let word = word();
-        let line = stream::short_line(&word, name, file);
-        self.answer_to(&line, word, command, patience).await
-    }
-
-    async fn answer_to(
-        &mut self,
-        line: &str,
-        word: String,
-        command: &str,
-        patience: Duration,
-    ) -> Result<Output, GuestError> {
-        let end = Instant::now() + patience;
-        self.ask(line, end).await?;
-        match self.answer(&[word], end).await? {
-            Some(output) => Ok(output),
-            None => Err(self.silent(command, patience)),
+        if let Some(file) = &self.left {
+            let there = format!("[ -f {file} ] || exit {GONE}; . {file}; {name}");
+            let output = self.run(&there, patience).await?;
+            if output.status != GONE {
+                return Ok(output);
+            }
+            self.left = None;
         }
+        self.run(command, patience).await
     }
 
     fn silent(&self, command: &str, patience: Duration) -> GuestError {

@@ -228,28 +228,35 @@ pub(super) fn line(word: &str, command: &str) -> String {
     )
 }
 
-/// A command that leaves these in a file of the guest's, each under its name, and says which file that is. What is left stands
-/// behind [`short_line`]s: a guest may take milliseconds for a character.
+/// Where a guest may have room for a file.
+const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
+
+/// The files in which commands may be left under this word.
+fn files(word: &str) -> [String; 3] {
+    PLACES.map(|place| format!("{place}/stress-{word}"))
+}
+
+/// A command that leaves these in a file of the guest's, each under its name, and says which file that is.
 pub(super) fn leave(word: &str, commands: &[(&str, &str)]) -> String {
-    let functions: String = commands
+    let functions: Vec<String> = commands
         .iter()
-        .map(|(name, command)| format!("{name}() {{ {command}; }}; "))
+        .map(|(name, command)| format!("{name}() {{ {command}; }};"))
         .collect();
-    let script = format!(
-        "{functions}printf \"\\036%s begin\\n\" $w; ( $k ) 2>&1 </dev/null; \
-         printf \"\\036%s end %s\\n\" $w $?"
-    );
-    let script = shell_words::quote(&script).into_owned();
+    let script = shell_words::quote(&functions.concat()).into_owned();
+    let files = files(word).join(" ");
     // Nobody else's file is written to.
     format!(
-        "umask 077; set -C; for d in /run /tmp /dev/shm; do f=$d/stress-{word}; \
+        "umask 077; set -C; for f in {files}; do \
          printf %s {script} 2>/dev/null >$f && echo $f && exit; done"
     )
 }
 
-/// A line that runs what was left in this file under a name, with what stands behind it as arguments; as [`line`].
-pub(super) fn short_line(word: &str, command: &str, file: &str) -> String {
-    format!(": true;w={word};k=\"{command}\";. {file}")
+/// The file in which commands were left under this word, if the guest says that they were. Others may say something in the
+/// midst of it.
+pub(super) fn left(word: &str, output: &Output) -> Option<String> {
+    let files = files(word);
+    let mut said = output.text.lines().map(str::trim);
+    said.find_map(|line| files.iter().find(|file| *file == line).cloned())
 }
 
 #[cfg(test)]

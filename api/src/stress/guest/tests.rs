@@ -63,9 +63,38 @@ async fn is_looked_at(guest: &mut Guest) {
     );
     let count = guest.run_often(Often::Count).await.unwrap();
     assert!(parse_count(count.text.lines().next(), &count).is_ok());
-    guest.tidy_up().await;
+    // Somebody has cleared it away.
+    std::fs::remove_file(&file).unwrap();
+    guest.look().await.unwrap();
+    guest.leave_commands().await.unwrap();
+    let Way::Serial(serial) = &guest.way else {
+        panic!("{guest:?}")
+    };
+    let file = PathBuf::from(serial.left().expect("a place for commands"));
+    guest.tidy_up().await.unwrap();
     assert!(!file.exists());
     guest.look().await.unwrap();
+}
+
+#[test]
+fn only_a_place_of_ours_is_taken_for_one() {
+    let said = |text: &str| Output {
+        text: text.to_owned(),
+        status: 0,
+    };
+    let left = |text| stream::left("w1", &said(text));
+    let ours = Some("/run/stress-w1".to_owned());
+    assert_eq!(left("/run/stress-w1"), ours);
+    assert_eq!(left("[  OK  ] Reached x\n/run/stress-w1\nbye"), ours);
+    for wrong in [
+        "",
+        "/tmp/evil",
+        "/run/stress-w1;x",
+        "/run/stress-w2",
+        "x /run/stress-w1",
+    ] {
+        assert_eq!(left(wrong), None, "{wrong}");
+    }
 }
 
 async fn runs_commands(mut guest: Guest) {
@@ -149,7 +178,6 @@ impl Fake {
         self.reader.read_line(&mut line).await.unwrap();
         let (_, rest) = line
             .split_once(r"begin\n' ")
-            .or_else(|| line.split_once("true;w="))
             .unwrap_or_else(|| panic!("{line:?}"));
         rest.split_once(';').unwrap().0.to_owned()
     }
@@ -340,7 +368,9 @@ async fn the_kernels_log_is_read_from_the_first_new_complaint_on() {
     let in_folder = |command| format!("PATH={}:$PATH; {command}", folder.path().display());
     let read = |known: u64| in_folder(log::from(known));
     let heads = guest.run(&in_folder(log::heads()), SOON).await.unwrap();
-    let heads: Vec<String> = heads.text.lines().map(log::as_written).collect();
+    let mut heads = heads.text.lines();
+    assert_eq!(heads.next(), Some("2"));
+    let heads: Vec<String> = heads.map(log::as_written).collect();
     assert_eq!(heads, Vec::from_iter(text.lines().skip(1)));
     let all = guest.run(&read(0), SOON).await.unwrap().text;
     let lines: Vec<&str> = all.lines().collect();
@@ -404,7 +434,8 @@ async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
         "<    5.000000] BUG: new",
     );
     let (begun, ()) = tokio::join!(guest.begin(SOON), async {
-        for answer in ["", "/run/x", "dmesg", usual] {
+        let heads = format!("1\r\n{usual}");
+        for answer in ["", "no place", "dmesg", &heads] {
             let word = fake.asked().await;
             fake.answer(&word, answer).await;
         }
@@ -412,8 +443,9 @@ async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
     begun.unwrap();
     assert_eq!(guest.log.complaints, 1);
     let again = usual.replace("0.5", "0.6");
+    let heads = format!("1\r\n{again}");
     let (up, ()) = tokio::join!(guest.await_up(SOON), async {
-        for answer in ["", "/run/x", &again] {
+        for answer in ["", "no place", &heads] {
             let word = fake.asked().await;
             fake.answer(&word, answer).await;
         }
@@ -422,9 +454,10 @@ async fn what_a_kernel_complains_of_at_each_boot_is_no_news() {
     assert_eq!(guest.warnings(), Vec::<String>::new());
     assert_eq!(guest.log.complaints, 1);
     let both = format!("{again}\r\n{new}");
-    let log = format!("2\r\n{both}\r\n<    5.000001] Call Trace:");
+    let both = format!("2\r\n{both}");
+    let log = format!("{both}\r\n<    5.000001] Call Trace:");
     let (up, ()) = tokio::join!(guest.await_up(SOON), async {
-        for answer in ["", "/run/x", &both, &log] {
+        for answer in ["", "no place", &both, &log] {
             let word = fake.asked().await;
             fake.answer(&word, answer).await;
         }

@@ -252,17 +252,18 @@ impl Run {
             return end;
         }
         let restored = {
-            let restoring = pin!(self.restore());
+            let restoring = pin!(async {
+                let restored = self.restore().await?;
+                self.guest.tidy_up().await?;
+                Ok(restored)
+            });
             tokio::select! {
                 restored = restoring => Some(restored),
                 () = interrupts.arrival() => None,
             }
         };
         match restored {
-            Some(Ok(None)) => {
-                self.guest.tidy_up().await;
-                end
-            }
+            Some(Ok(None)) => end,
             Some(Ok(Some(why))) => {
                 say(&format_args!("the vCPUs were not put back: {why}"));
                 end
