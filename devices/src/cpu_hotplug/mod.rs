@@ -261,10 +261,18 @@ impl CpuHotplug {
     }
 
     /// Empties a slot whose CPU the guest has said no to. `true`: its no was the answer to the last announcement, and the
-    /// slot is empty. `false`: it was told of the CPU again since, and may take it or has; nothing is changed.
+    /// slot is empty. `false`: it was told of the CPU again since, and may take it or has; or its scan is at this slot, for
+    /// an ejection that it was asked for meanwhile. Nothing is changed then.
     #[must_use]
     pub fn discard(&self, cpu: u32) -> bool {
-        cpu != BOOT_CPU && self.change(cpu, Slot::discard).unwrap_or(false)
+        if cpu == BOOT_CPU {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        let scanned = state.led == Led::ByScan && state.selector == cpu;
+        state
+            .change(cpu, |slot| slot.discard(scanned))
+            .unwrap_or(false)
     }
 
     fn change<T>(&self, cpu: u32, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {

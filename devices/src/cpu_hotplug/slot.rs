@@ -25,7 +25,8 @@ pub(super) struct Slot {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Cpu {
     insert: Event,
-    /// How many announcements of it the guest has cleared, and not answered.
+    /// How many announcements of it the guest has cleared, and not answered. One that it never answers, because another
+    /// kernel has taken its place, leaves a later no without effect: the CPU stays, as where nothing is said at all.
     unanswered: u32,
     /// It has answered to one that it takes it.
     taken: bool,
@@ -218,10 +219,12 @@ impl Slot {
     }
 
     /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to
-    /// that, or has said so. Whether it did.
-    pub(super) fn discard(&mut self) -> bool {
+    /// that, or has said so. Nor where its scan is at this slot (`scanned`) and would find the event gone that led it here.
+    /// Whether it did.
+    pub(super) fn discard(&mut self, scanned: bool) -> bool {
         let asked = |cpu: &Cpu| cpu.insert.pending || cpu.unanswered > 0;
-        let refused = |cpu: &Cpu| !cpu.taken && !asked(cpu);
+        let found = |cpu: &Cpu| scanned && cpu.remove.pending;
+        let refused = |cpu: &Cpu| !cpu.taken && !asked(cpu) && !found(cpu);
         let refused = self.cpu.as_ref().is_some_and(refused);
         if refused {
             self.cpu = None;

