@@ -15,7 +15,7 @@
 //! places. Between two *users* the model's fences order more than a compiler's does. The gate needs nothing of that: users
 //! learn of each other under the gate's lock alone.
 //!
-//! Where the kernel does not have the call, or it is forbidden, both sides have a real fence.
+//! Where the kernel does not have the call, or it is forbidden, both sides have a real fence (`tests/gate_without_membarrier.rs`).
 #![allow(unsafe_code, reason = "a system call that no crate of ours wraps")]
 
 #[cfg(not(all(test, feature = "loom")))]
