@@ -136,7 +136,7 @@ fn thread_time(clock: ClockId) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicU32};
     use std::thread;
 
     #[test]
@@ -166,36 +166,40 @@ mod tests {
         const LIVES: u32 = 20;
         let tally = VcpuTally::default();
         assert_eq!(tally.run_time(), Duration::ZERO);
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let readers: Vec<_> = (0..2)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let (mut last, mut steps) = (Duration::ZERO, 0);
-                        while !done.load(Ordering::SeqCst) {
-                            let now = tally.run_time();
-                            assert!(now >= last, "{now:?} after {last:?}");
-                            steps += u32::from(now > last);
-                            last = now;
-                        }
-                        steps
-                    })
-                })
-                .collect();
-            for _ in 0..LIVES {
+        let (done, steps) = (AtomicBool::new(false), AtomicU32::new(0));
+        let lived: u64 = thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut last = Duration::ZERO;
+                    while !done.load(Ordering::SeqCst) {
+                        let now = tally.run_time();
+                        assert!(now >= last, "{now:?} after {last:?}");
+                        steps.fetch_add(u32::from(now > last), Ordering::SeqCst);
+                        last = now;
+                    }
+                });
+            }
+            let lives = (0..LIVES).map(|_| {
                 let thread = scope.spawn(|| {
+                    let before = steps.load(Ordering::SeqCst);
                     tally.thread_begins();
                     work(MS);
+                    // They see it in between, and not only at the ends.
+                    while steps.load(Ordering::SeqCst) < before + 3 {
+                        work(MS / 1000);
+                        thread::yield_now();
+                    }
                     tally.thread_ends();
+                    thread_time(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap()
                 });
-                thread.join().unwrap();
-            }
+                thread.join().unwrap()
+            });
+            let lived = lives.sum();
             done.store(true, Ordering::SeqCst);
-            // They saw it in between, and not only at the ends.
-            let steps: u32 = readers.into_iter().map(|r| r.join().unwrap()).sum();
-            assert!(steps > LIVES, "{steps}");
+            lived
         });
         let all = tally.run_time();
-        assert!(all >= LIVES * MS && all < 10 * LIVES * MS, "{all:?}");
+        assert!(all >= LIVES * MS, "{all:?}");
+        assert!(all <= Duration::from_nanos(lived), "{all:?} of {lived} ns");
     }
 }
