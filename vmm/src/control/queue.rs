@@ -27,7 +27,7 @@ pub(super) enum Event {
     VcpuEnded(VcpuRef, Exit),
     /// The thread of a vCPU of this machine holds, for the pause with this number.
     Held(VcpuRef, u64),
-    /// The serial port has output where it had none.
+    /// The serial port has output, or may have more: it is to be looked at.
     OutputReady,
     /// The guest has read all of its input.
     InputWanted,

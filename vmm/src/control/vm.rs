@@ -65,7 +65,7 @@ impl Vm {
         generation: u64,
         hotplug: &mut Hotplug,
     ) -> Result<()> {
-        // What nobody took of an earlier boot's is not this one's. Output that is never empty is never ready, either.
+        // What nobody took of an earlier boot's is not this one's. Output that somebody attends to is not posted, either.
         self.output = output(queue);
         self.make(queue, generation, hotplug)?;
         let console = Console::open(&self.config.serial);

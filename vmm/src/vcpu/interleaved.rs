@@ -1,6 +1,6 @@
 //! A vCPU's thread and the one that owns it, in the interleavings of what each does (loom): with as many switches between
 //! them as [`SWITCHES`] where none is forced. The orders and the thread's states are the real ones; KVM's part is played by
-//! [`Kernel`]. No time passes, so that whoever waits for what never comes waits for ever, which the checker tells.
+//! [`Kernel`], and that of the owner, who orders and kicks as `Handle` does, by [`World`]. No time passes, so that whoever waits for what never comes waits for ever, which the checker tells.
 //!
 //!     cargo test -p hotvisor-vmm --features loom --lib interleaved
 
