@@ -3,8 +3,10 @@
 mod cell;
 mod control;
 mod pool;
+mod resume;
 mod table;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use hotvisor_tests::{host, paths};
 use crate::inner::{self, Need};
 use crate::progress::Step;
 use cell::{Cell, FOLDER, VERDICT_FILE, Verdict, Wanted};
+use resume::Run;
 
 /// Operations that each scenario has with all its kernels together, at least, if all of them run.
 const AT_LEAST: u64 = 1000;
@@ -63,6 +66,10 @@ pub(crate) struct Args {
     /// How many seconds each takes, in place of its share of the minutes.
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
+    /// Go on with the last run, which was broken off: what has ended in it is not run again. All else is to be given as it
+    /// was, but for the seed, which is known.
+    #[arg(long, conflicts_with = "control")]
+    resume: bool,
     /// In L1: how many operations there are to be at least.
     #[arg(long, hide = true, default_value_t = 0)]
     operations: u64,
@@ -92,27 +99,36 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return in_l1(args);
     }
     let cells = cells(args)?;
+    let folder = paths::bed("stress")?;
     let seed = match args.seed {
         Some(seed) => seed,
+        None if args.resume => resume::seed(&folder)?,
         None => random()?,
     };
     let artifacts = prepare(&cells)?;
     let here = inner::is_here(&artifacts);
-    let bed = Bed {
+    let mut bed = Bed {
         args,
         artifacts: &artifacts,
         here,
         share: share(args, cells.len()),
         kernels: kernels(args).len().max(1) as u64,
         seed,
+        so_far: BTreeMap::new(),
     };
     if args.control.is_some() {
         return control::run(&bed, &cells);
     }
+    let run = Run::new(&bed, &cells)?;
+    if args.resume {
+        bed.so_far = run.so_far(&folder)?;
+    } else {
+        run.begin(&folder)?;
+    }
     println!("seed {seed}\n{}", table::HEAD);
     let done = pool::run(&bed, &cells)?;
     let markdown = table::all(seed, &done);
-    fs::write(paths::bed("stress")?.join("table.md"), &markdown)?;
+    fs::write(folder.join("table.md"), &markdown)?;
     print!("\n{markdown}");
     let good = done.iter().all(|(_, verdict)| verdict.failure.is_none());
     Ok(if good {
@@ -202,11 +218,16 @@ struct Bed<'a> {
     /// How many kernels each scenario runs with.
     kernels: u64,
     seed: u64,
+    /// What cells came to before the run was broken off.
+    so_far: BTreeMap<String, Verdict>,
 }
 
 impl Bed<'_> {
     /// Fails only where there is no room for what comes of it.
     fn run(&self, cell: &Cell) -> Result<Verdict> {
+        if let Some(verdict) = self.so_far.get(&cell.name()) {
+            return Ok(verdict.clone());
+        }
         let folder = paths::bed("stress")?.join(cell.name());
         // What an earlier run left would be taken for this one's.
         match fs::remove_dir_all(&folder) {
@@ -216,15 +237,19 @@ impl Bed<'_> {
             _ => fs::create_dir_all(&folder)?,
         }
         let wanted = self.wanted(cell);
-        if self.here || cell.scenario.bare {
-            return Ok(cell.run(self.artifacts, &wanted, &folder));
-        }
-        Ok(self.in_l1(cell, &wanted, &folder).unwrap_or_else(|error| {
-            eprintln!("{}: {error:#}", cell.name());
-            let mut verdict = Verdict::default();
-            verdict.fail(&error, &folder);
-            verdict
-        }))
+        let verdict = if self.here || cell.scenario.bare {
+            cell.run(self.artifacts, &wanted, &folder)
+        } else {
+            let run = self.in_l1(cell, &wanted, &folder);
+            run.unwrap_or_else(|error| {
+                eprintln!("{}: {error:#}", cell.name());
+                let mut verdict = Verdict::default();
+                verdict.fail(&error, &folder);
+                verdict
+            })
+        };
+        fs::write(folder.join(VERDICT_FILE), serde_json::to_vec(&verdict)?)?;
+        Ok(verdict)
     }
 
     fn wanted(&self, cell: &Cell) -> Wanted {
@@ -243,13 +268,16 @@ impl Bed<'_> {
 
     fn in_l1(&self, cell: &Cell, wanted: &Wanted, folder: &Path) -> Result<Verdict> {
         let outcome = self.boot(cell, wanted.arguments(cell), wanted.patience(), folder)?;
+        let mut verdict = None;
         for (path, bytes) in &outcome {
             let name = Path::new(path).file_name().context("a file has no name")?;
+            if name == VERDICT_FILE {
+                verdict = Some(serde_json::from_slice(bytes)?);
+                continue;
+            }
             fs::write(folder.join(name), bytes)?;
         }
-        let verdict = folder.join(VERDICT_FILE);
-        let text = fs::read_to_string(&verdict).context("no result came back")?;
-        Ok(serde_json::from_str(&text)?)
+        verdict.context("no result came back")
     }
 
     /// Runs this program in L1; returns the files that it left. What it says is kept in the folder, so that it is
