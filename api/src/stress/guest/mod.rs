@@ -108,7 +108,10 @@ enum Often {
 }
 
 impl Often {
-    const ALL: [Self; 2] = [Self::Look, Self::Count];
+    /// All of them, each with its name.
+    fn named() -> [(&'static str, String); 2] {
+        [Self::Look, Self::Count].map(|often| (often.name(), often.command()))
+    }
 
     /// What it is called where it was left.
     const fn name(self) -> &'static str {
@@ -236,12 +239,7 @@ impl Guest {
         let Way::Serial(serial) = &mut self.way else {
             return Ok(());
         };
-        let commands = Often::ALL.map(|often| (often.name(), often.command()));
-        let commands: Vec<(&str, &str)> = commands
-            .iter()
-            .map(|(name, command)| (*name, &**command))
-            .collect();
-        serial.leave(&commands, PATIENCE).await
+        serial.leave(&Often::named(), PATIENCE).await
     }
 
     /// Takes away what was left in it.
@@ -318,11 +316,7 @@ impl Guest {
             let mut incidents = stream::incidents(heads.iter().map(String::as_str));
             incidents.all(|incident| stream.incidents.is_usual(&incident))
         };
-        let usual = match &self.way {
-            Way::Serial(serial) => serial.with(is_usual),
-            Way::Remote(_) | Way::None => is_usual(&mut self.other),
-        };
-        if usual {
+        if self.with_kernel(is_usual) {
             self.take_lines(&heads);
             return Ok(());
         }
@@ -351,11 +345,15 @@ impl Guest {
     fn take_lines(&mut self, lines: &[String]) {
         let times = lines.iter().filter_map(|line| kernel::time(line));
         self.log.read_until = times.fold(self.log.read_until, f64::max);
-        let add = |stream: &mut Stream| stream.lines(lines.iter().map(String::as_str));
+        self.with_kernel(|stream| stream.lines(lines.iter().map(String::as_str)));
+    }
+
+    /// Where its kernel's lines are. Those that are asked for may come by themselves as well over a serial port, and are the
+    /// same.
+    fn with_kernel<T>(&mut self, look: impl FnOnce(&mut Stream) -> T) -> T {
         match &self.way {
-            // There the same complaints may come by themselves, and are the same.
-            Way::Serial(serial) => serial.with(add),
-            Way::Remote(_) | Way::None => add(&mut self.other),
+            Way::Serial(serial) => serial.with(look),
+            Way::Remote(_) | Way::None => look(&mut self.other),
         }
     }
 

@@ -122,7 +122,7 @@ impl Serial {
     /// characters: a guest may take milliseconds for each.
     pub(super) async fn leave(
         &mut self,
-        commands: &[(&str, &str)],
+        commands: &[(&str, String)],
         patience: Duration,
     ) -> Result<(), GuestError> {
         self.tidy_up(patience).await?;

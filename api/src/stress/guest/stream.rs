@@ -237,7 +237,7 @@ fn files(word: &str) -> [String; 3] {
 }
 
 /// A command that leaves these in a file of the guest's, each under its name, and says which file that is.
-pub(super) fn leave(word: &str, commands: &[(&str, &str)]) -> String {
+pub(super) fn leave(word: &str, commands: &[(&str, String)]) -> String {
     let functions: Vec<String> = commands
         .iter()
         .map(|(name, command)| format!("{name}() {{ {command}; }};"))
