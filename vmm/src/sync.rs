@@ -1,81 +1,21 @@
 //! What threads meet by, and in its place what the checker of interleavings sees through (loom).
 
-use std::time::Duration;
-
 #[cfg(not(all(test, feature = "loom")))]
-pub(crate) use std::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU8, AtomicU64},
-};
-
-#[cfg(not(all(test, feature = "loom")))]
-pub(crate) use arc_swap::ArcSwapOption;
+pub(crate) use real::*;
 
 #[cfg(all(test, feature = "loom"))]
-pub(crate) use loom::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU8, AtomicU64},
-};
-
-/// `arc-swap`'s, which promises that who loads what was stored sees all that came before the store, and nothing of other
-/// places.
-#[cfg(all(test, feature = "loom"))]
-pub(crate) struct ArcSwapOption<T> {
-    number: AtomicU64,
-    all: std::sync::Mutex<Vec<Option<std::sync::Arc<T>>>>,
-}
-
-#[cfg(all(test, feature = "loom"))]
-impl<T> ArcSwapOption<T> {
-    pub(crate) fn empty() -> Self {
-        Self {
-            number: AtomicU64::new(0),
-            all: std::sync::Mutex::new(vec![None]),
-        }
-    }
-
-    /// Of one writer.
-    pub(crate) fn store(&self, value: Option<std::sync::Arc<T>>) {
-        let mut all = self
-            .all
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        all.push(value);
-        let number = all.len() as u64 - 1;
-        drop(all);
-        self.number
-            .store(number, std::sync::atomic::Ordering::Release);
-    }
-
-    pub(crate) fn load_full(&self) -> Option<std::sync::Arc<T>> {
-        let number = self.number.load(std::sync::atomic::Ordering::Acquire);
-        let all = self
-            .all
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        usize::try_from(number)
-            .ok()
-            .and_then(|n| all.get(n).cloned().flatten())
-    }
-}
-
-/// Waits as long as `holds`, at most `limit`. In a model no time passes, and each limit is over at once: whatever comes of
-/// that may come of a limit.
-pub(crate) fn wait_while<'a, T>(
-    changed: &Condvar,
-    guard: MutexGuard<'a, T>,
-    limit: Option<Duration>,
-    holds: impl FnMut(&mut T) -> bool,
-) -> MutexGuard<'a, T> {
-    real_or_model::wait_while(changed, guard, limit, holds)
-}
+pub(crate) use model::*;
 
 #[cfg(not(all(test, feature = "loom")))]
-mod real_or_model {
-    use super::{Condvar, Duration, MutexGuard};
+mod real {
+    pub(crate) use arc_swap::ArcSwapOption;
     use std::sync::PoisonError;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+    use std::time::Duration;
 
-    pub(super) fn wait_while<'a, T>(
+    /// Waits as long as `holds`, at most `limit`.
+    pub(crate) fn wait_while<'a, T>(
         changed: &Condvar,
         guard: MutexGuard<'a, T>,
         limit: Option<Duration>,
@@ -93,12 +33,18 @@ mod real_or_model {
     }
 }
 
-#[cfg(all(test, feature = "loom"))]
-mod real_or_model {
-    use super::{Condvar, Duration, MutexGuard};
-    use std::sync::PoisonError;
+#[cfg(test)]
+#[cfg(feature = "loom")]
+mod model {
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::Ordering;
+    use std::sync::{Arc, PoisonError};
+    use std::time::Duration;
 
-    pub(super) fn wait_while<'a, T>(
+    /// Waits as long as `holds`. No time passes, and each limit is over at once: whatever comes of that may come of a limit.
+    pub(crate) fn wait_while<'a, T>(
         changed: &Condvar,
         mut guard: MutexGuard<'a, T>,
         limit: Option<Duration>,
@@ -108,5 +54,55 @@ mod real_or_model {
             guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         guard
+    }
+
+    /// `arc-swap`'s, which promises that who loads what was stored sees all that came before the store, and nothing of other
+    /// places.
+    pub(crate) struct ArcSwapOption<T> {
+        number: AtomicU64,
+        all: std::sync::Mutex<Vec<Option<Arc<T>>>>,
+    }
+
+    impl<T> ArcSwapOption<T> {
+        pub(crate) fn empty() -> Self {
+            Self {
+                number: AtomicU64::new(0),
+                all: std::sync::Mutex::new(vec![None]),
+            }
+        }
+
+        /// Of one writer.
+        pub(crate) fn store(&self, value: Option<Arc<T>>) {
+            let number = {
+                let mut all = self.all.lock().unwrap();
+                all.push(value);
+                all.len() as u64 - 1
+            };
+            self.number.store(number, Ordering::Release);
+        }
+
+        pub(crate) fn load_full(&self) -> Option<Arc<T>> {
+            let number = self.number.load(Ordering::Acquire);
+            self.all.lock().unwrap()[usize::try_from(number).unwrap()].clone()
+        }
+    }
+
+    /// Checks a model in all its interleavings, or in those with so many switches where none is forced.
+    pub(crate) fn check(switches: Option<usize>, run: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = switches;
+        builder.check(run);
+    }
+
+    /// What the checker says of a model that something is wrong with.
+    pub(crate) fn complaint(
+        switches: Option<usize>,
+        run: impl Fn() + Send + Sync + 'static,
+    ) -> String {
+        let found = catch_unwind(AssertUnwindSafe(|| check(switches, run)));
+        let said = found.expect_err("the checker has found nothing");
+        let owned = said.downcast_ref::<String>().cloned();
+        let said = owned.or_else(|| said.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+        said.unwrap_or_default()
     }
 }

@@ -9,10 +9,9 @@ use super::orders::{Order, Orders};
 use super::run::Vcpu;
 use super::{Exit, Fault, Registers, Reports, VcpuRef};
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, check, complaint};
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
 use loom::thread::{self, JoinHandle};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// How often a thread is switched away from that could go on; less where there is more to do.
@@ -288,22 +287,12 @@ impl World {
 }
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
-    model_with(SWITCHES, run);
-}
-
-fn model_with(switches: usize, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(switches);
-    builder.check(run);
+    check(Some(SWITCHES), run);
 }
 
 /// That the checker finds somebody who waits for ever.
 fn hangs(run: impl Fn() + Send + Sync + 'static) {
-    let found = catch_unwind(AssertUnwindSafe(|| model(run)));
-    let said = found.expect_err("the checker has found nothing");
-    let owned = said.downcast_ref::<String>().cloned();
-    let said = owned.or_else(|| said.downcast_ref::<&str>().map(|said| (*said).to_owned()));
-    let said = said.unwrap_or_default();
+    let said = complaint(Some(SWITCHES), run);
     assert!(said.contains("deadlock"), "{said}");
 }
 
@@ -414,7 +403,7 @@ fn orders_are_followed_in_a_pause() {
 /// Its INIT and SIPI may come together with a kick, between the two, or in a pause.
 #[test]
 fn its_start_is_seen_once() {
-    model_with(SWITCHES - 1, || {
+    check(Some(SWITCHES - 1), || {
         let world = World::new(Kicks::Kept);
         world.run(1);
         world.said.wait_for(Report::Ready(1));

@@ -6,12 +6,12 @@
 
 use super::Binding::{Movable, Pinned};
 use super::*;
+use crate::sync::{check, complaint};
 use loom::sync::atomic::{AtomicBool, AtomicUsize};
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::LocalKey;
 
 /// Longer than any model takes; in a model no time passes, so that nobody gives up.
@@ -89,27 +89,17 @@ impl World {
     }
 }
 
-/// In all interleavings, or in those with so many switches where none is forced.
-fn model(preemptions: Option<usize>, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.check(run);
-}
-
 /// What the checker says of a model if one side has no fence.
 fn without(side: &'static LocalKey<Cell<bool>>, run: impl Fn() + Send + Sync + 'static) -> String {
     side.set(false);
-    let found = catch_unwind(AssertUnwindSafe(|| model(None, run)));
+    let said = complaint(None, run);
     side.set(true);
-    let said = found.expect_err("the checker has found nothing");
-    let owned = said.downcast_ref::<String>().cloned();
-    let said = owned.or_else(|| said.downcast_ref::<&str>().map(|said| (*said).to_owned()));
-    said.unwrap_or_default()
+    said
 }
 
 #[test]
 fn nothing_is_taken_from_under_a_user() {
-    model(Some(4), || {
+    check(Some(4), || {
         let world = World::new();
         let user = world.user(|world, user| {
             let first = world.use_once(user, Movable);
@@ -151,8 +141,8 @@ fn way_out() {
 
 #[test]
 fn neither_side_misses_the_other() {
-    model(None, way_in);
-    model(None, way_out);
+    check(None, way_in);
+    check(None, way_out);
 }
 
 /// The checker sees what the fences are for: on the way in, a vCPU is taken from under its user; on the way out, the last
@@ -169,7 +159,7 @@ fn without_a_fence_one_misses_the_other() {
 
 #[test]
 fn the_last_of_two_users_says_so_once() {
-    model(Some(3), || {
+    check(Some(3), || {
         let world = World::new();
         let users = [Pinned, Movable].map(|binding| {
             world.user(move |world, user| {
@@ -190,7 +180,7 @@ fn the_last_of_two_users_says_so_once() {
 /// Who waits at the gate is let in after a rollback, and never sleeps through it.
 #[test]
 fn who_waits_is_woken_when_it_opens_again() {
-    model(Some(4), || {
+    check(Some(4), || {
         let world = World::new();
         let user = world.user(|world, user| assert_eq!(world.use_once(user, Pinned), Ok(())));
         let _ = world.gate.close();
@@ -204,7 +194,7 @@ fn who_waits_is_woken_when_it_opens_again() {
 /// Who does not wait is inside, or is told that it is not, and nobody waits for it.
 #[test]
 fn who_does_not_wait_is_not_waited_for() {
-    model(Some(4), || {
+    check(Some(4), || {
         let world = World::new();
         let user = {
             let world = world.clone();
@@ -223,7 +213,7 @@ fn who_does_not_wait_is_not_waited_for() {
 /// A gate that drains lets pinned users in, and sends the others away at once.
 #[test]
 fn draining_keeps_no_pinned_user_out() {
-    model(Some(4), || {
+    check(Some(4), || {
         let world = World::new();
         let user = world.user(|world, user| {
             let movable = world.use_once(user, Movable);
@@ -242,7 +232,7 @@ fn draining_keeps_no_pinned_user_out() {
 /// What was made ready before the gate opened is seen by whoever comes in.
 #[test]
 fn who_comes_in_sees_what_was_made_ready() {
-    model(Some(4), || {
+    check(Some(4), || {
         let world = World::new();
         world.take_away();
         let user = world.user(|world, user| {
@@ -258,7 +248,7 @@ fn who_comes_in_sees_what_was_made_ready() {
 /// A user that is gone although its stay was forgotten is not waited for.
 #[test]
 fn a_user_that_goes_for_good_leaves() {
-    model(Some(4), || {
+    check(Some(4), || {
         let world = World::new();
         let user = world.user(|_, user| {
             let stay = user.enter(Pinned, PATIENCE);
