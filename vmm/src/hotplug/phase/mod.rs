@@ -360,11 +360,12 @@ fn drain(was: Rest) -> Change {
 }
 
 fn ejected() -> Change {
-    to(
-        Phase::Syncing { undo: false },
-        [(SYNC.up)(0)],
-        "the guest has ejected it",
-    )
+    let_go("the guest has ejected it")
+}
+
+/// The guest does not have it any more.
+fn let_go(reason: &'static str) -> Change {
+    to(Phase::Syncing { undo: false }, [(SYNC.up)(0)], reason)
 }
 
 #[cfg(test)]

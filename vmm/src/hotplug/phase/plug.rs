@@ -101,7 +101,7 @@ fn undone(reason: &'static str) -> Change {
 }
 
 /// The guest says that it does not take it.
-pub(super) fn not_taken() -> Change {
+fn not_taken() -> Change {
     to(
         Phase::Syncing { undo: true },
         [(SYNC.up)(0)],

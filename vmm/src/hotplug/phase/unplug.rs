@@ -1,7 +1,7 @@
 //! The way out: from the request to dormant, or back.
 
-use super::plug::{TOLD_AGAIN, not_taken, unread};
-use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, to};
+use super::plug::{TOLD_AGAIN, unread};
+use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, let_go, to};
 use crate::hotplug::refusal;
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
 use crate::hotplug::view::Code;
@@ -70,12 +70,7 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             insertion_answer(was, at, status)
         }
         // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
-        (Event::NotTaken { source, status }, _) => {
-            let mut change = not_taken().with_ost(source, status);
-            change.outcome = None;
-            change.phase = Phase::Syncing { undo: false };
-            change
-        }
+        (Event::NotTaken { .. }, _) => let_go("the guest does not take it"),
         (Event::Recall { .. }, At::Host(_)) | (Event::Recall { retracted: true }, At::Asked) => {
             back(was.into(), "taken back")
                 .ends(Code::Cancelled, "taken back before the guest had read it")
