@@ -51,11 +51,17 @@ impl Run {
         })
     }
 
-    /// Forgets what an earlier one came to, and begins.
+    /// Forgets what its guests came to in an earlier one, and begins.
     pub(super) fn begin(&self, folder: &Path) -> Result<()> {
-        fs::remove_dir_all(folder)
-            .and_then(|()| fs::create_dir(folder))
-            .with_context(|| format!("cannot empty {}", folder.display()))?;
+        for (name, _) in &self.cells {
+            let file = folder.join(name).join(VERDICT_FILE);
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+                }
+                _ => {}
+            }
+        }
         Ok(fs::write(folder.join(FILE), serde_json::to_vec(self)?)?)
     }
 
