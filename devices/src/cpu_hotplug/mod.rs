@@ -226,6 +226,9 @@ impl CpuHotplug {
     }
 
     /// Sets the remove event of a CPU, and authorises its eject. The boot CPU's is never asked for.
+    ///
+    /// The guest sees it once it has acknowledged the CPU, by `_OST` or as of [`CpuHotplug::acknowledge`], and is to be
+    /// notified then.
     pub fn request_eject(&self, cpu: u32) {
         if cpu != BOOT_CPU {
             self.change(cpu, Slot::request_eject);

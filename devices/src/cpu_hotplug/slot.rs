@@ -30,6 +30,8 @@ struct Cpu {
     unanswered: u32,
     /// It has answered to one that it takes it.
     taken: bool,
+    /// Shown only when the CPU is known. A guest may carry out two notifications in the other order (Linux since 6.8 has
+    /// their handlers run on all CPUs at once), and would eject before it answers to the insertion.
     remove: Event,
     /// The host asked for the eject, and has not taken that back.
     authorised: bool,
@@ -52,6 +54,13 @@ struct Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Eject {
     pub(super) requested: bool,
+}
+
+impl Cpu {
+    /// The guest is to see that it is asked for the eject.
+    fn asks_for_eject(&self) -> bool {
+        self.known && self.remove.pending
+    }
 }
 
 impl Slot {
@@ -87,7 +96,11 @@ impl Slot {
 
     /// The flags, as the guest would see them; nothing is taken for read.
     pub(super) fn flags(&self) -> u8 {
-        if self.vacating { 0 } else { self.held() }
+        match &self.cpu {
+            Some(_) if self.vacating => 0,
+            Some(cpu) if !cpu.known => self.held() & !REMOVE,
+            _ => self.held(),
+        }
     }
 
     /// The flags of what is in the slot, shown or not.
@@ -103,7 +116,7 @@ impl Slot {
         if let Some(cpu) = self.visible() {
             cpu.seen = true;
             cpu.insert.read |= cpu.insert.pending;
-            cpu.remove.read |= cpu.remove.pending;
+            cpu.remove.read |= cpu.asks_for_eject();
         }
     }
 
@@ -117,13 +130,14 @@ impl Slot {
         let Some(cpu) = self.visible() else {
             return false;
         };
+        cpu.seen = true;
         let event = match request {
             Request::Insert => &mut cpu.insert,
+            Request::Eject if !cpu.known => return false,
             Request::Eject => &mut cpu.remove,
         };
         // Who clears what it has not read has been told all the same.
         event.read |= event.pending;
-        cpu.seen = true;
         let was_set = std::mem::take(&mut event.pending);
         if was_set && request == Request::Insert {
             cpu.unanswered = cpu.unanswered.saturating_add(1);
@@ -223,7 +237,7 @@ impl Slot {
     /// Whether it did.
     pub(super) fn discard(&mut self, scanned: bool) -> bool {
         let asked = |cpu: &Cpu| cpu.insert.pending || cpu.unanswered > 0;
-        let found = |cpu: &Cpu| scanned && cpu.remove.pending;
+        let found = |cpu: &Cpu| scanned && cpu.asks_for_eject();
         let refused = |cpu: &Cpu| !cpu.taken && !asked(cpu) && !found(cpu);
         let refused = self.cpu.as_ref().is_some_and(refused);
         if refused {

@@ -32,10 +32,9 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// Requests in the midst of a boot take longest, and are for one kernel; `hotvisor stress` and `hotplug::during_boot` have some
-/// for each. Not for 6.12, which handles notifications on all CPUs at once: an insertion and an ejection that one scan of its
-/// finds may change places, and the ejection comes to nothing, unanswered.
+/// for each. For 6.12, whose notifications may overtake each other.
 fn short(kernel: Kernel) -> impl Iterator<Item = &'static Scenario> {
-    let long = move |scenario: &Scenario| scenario.name == "boot" && kernel != Kernel::V6_1Cloud;
+    let long = move |scenario: &Scenario| scenario.name == "boot" && kernel != Kernel::V6_12Cloud;
     ALL.iter()
         .filter(move |scenario| !scenario.bare && !long(scenario))
 }

@@ -192,6 +192,8 @@ const PLAIN: Shape = Shape {
         requests: 2,
         cancels: 0,
         refusals: 0,
+        overtakes: 0,
+        finds: 0,
         lies: 0,
         reboots: 0,
         deaths: 0,
@@ -245,6 +247,24 @@ fn a_guest_that_refuses_and_delays() {
         users: &[],
         ..PLAIN
     });
+}
+
+/// The guest may be asked to give back what it has only just been told of, or found, and hears of that first.
+#[test]
+fn notifications_that_overtake_each_other() {
+    for (boot, requests, finds) in [(1, 2, 1), (2, 3, 0)] {
+        holds(Shape {
+            boot,
+            users: &[],
+            budget: Budget {
+                requests,
+                overtakes: 1,
+                finds,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
 }
 
 #[test]

@@ -27,6 +27,10 @@ pub(crate) struct Budget {
     pub(crate) cancels: u8,
     /// The guest says no, delays, does nothing.
     pub(crate) refusals: u8,
+    /// A notification overtakes the one before: Linux has run its handlers on all CPUs at once since 6.8.
+    pub(crate) overtakes: u8,
+    /// It finds a CPU by itself, as by the scan of its boot, and says nothing of it.
+    pub(crate) finds: u8,
     /// It ejects unasked, or says what is not so.
     pub(crate) lies: u8,
     pub(crate) reboots: u8,
@@ -66,6 +70,9 @@ pub(crate) enum Act {
     Begin,
     Refuse,
     Ignore,
+    /// The second oldest comes before the oldest.
+    Overtake,
+    Find(u32),
     /// It looks whether what it has ejected is gone, and says so.
     Look,
     LastWord,

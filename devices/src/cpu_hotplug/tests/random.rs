@@ -121,7 +121,7 @@ impl Facts {
     /// The rules' answer to a wish to take out what the guest has said no to. It may be no for the sake of a scan, too.
     fn discard(&self, cpu: usize, flags: u8, answer: Option<bool>) -> bool {
         let asked = flags & INSERT != 0 || self.unanswered > 0;
-        let scanned = flags & REMOVE != 0 && answer == Some(false);
+        let scanned = self.known && flags & REMOVE != 0 && answer == Some(false);
         cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned
     }
 
@@ -184,7 +184,12 @@ fn check(
             }
         }
         prop_assert_eq!(is.held, expected, "CPU {} after {:?}", cpu, step);
-        prop_assert_eq!(is.shown, if is.vacating { 0 } else { is.held });
+        let hidden = match (is.vacating, fact.known) {
+            (true, _) => u8::MAX,
+            (_, false) => REMOVE,
+            _ => 0,
+        };
+        prop_assert_eq!(is.shown, is.held & !hidden);
         prop_assert!(
             is.shown == 0 || is.shown & ENABLED != 0,
             "an event of an empty slot"

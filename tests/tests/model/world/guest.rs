@@ -34,6 +34,16 @@ impl World {
                 }
                 self.guest.work.extend(found);
             }
+            Act::Overtake => {
+                self.budget.overtakes -= 1;
+                self.guest.work.swap(0, 1);
+            }
+            Act::Find(cpu) => {
+                self.budget.finds -= 1;
+                if self.machine.sta(*cpu) {
+                    self.has(*cpu);
+                }
+            }
             Act::Look => {
                 if let Some((cpu, looked)) = &mut self.guest.last_word {
                     *looked = true;
@@ -93,8 +103,7 @@ impl World {
                     return self.machine.ost(cpu, 1, 1);
                 }
                 self.machine.ost(cpu, 1, 0);
-                self.guest.knows.insert(cpu);
-                self.guest.starting.insert(cpu);
+                self.has(cpu);
             }
             // It was asked twice, and has ejected it already.
             (Asks::Eject, _) if !self.guest.knows.contains(&cpu) => self.machine.ost(cpu, 3, 1),
@@ -113,6 +122,13 @@ impl World {
                     ));
                 }
             }
+        }
+    }
+
+    /// The CPU is one of its own from now on; twice is as once.
+    fn has(&mut self, cpu: u32) {
+        if self.guest.knows.insert(cpu) {
+            self.guest.starting.insert(cpu);
         }
     }
 

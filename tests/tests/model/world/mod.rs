@@ -193,6 +193,8 @@ impl World {
             requests,
             cancels,
             refusals,
+            overtakes,
+            finds,
             lies,
             reboots,
             deaths,
@@ -220,6 +222,14 @@ impl World {
             if self.shape.deadlines {
                 possible.push(Act::Ignore);
             }
+        }
+        if overtakes > 0 && !self.guest.is_dead && self.guest.work.len() > 1 {
+            possible.push(Act::Overtake);
+        }
+        // Linux holds one lock for that and for its work.
+        if finds > 0 && !self.guest.is_dead && self.guest.last_word.is_none() {
+            let unknown = vcpus.clone().filter(|id| !self.guest.knows.contains(id));
+            possible.extend(unknown.map(Act::Find));
         }
         if lies > 0 && !self.guest.is_dead && self.guest.last_word.is_none() {
             for id in vcpus {

@@ -6,7 +6,7 @@
 use super::{Coordinator, REMIND_MAX, outcome};
 use crate::hotplug::gate::Visitor;
 use crate::hotplug::machinery::Machinery;
-use crate::hotplug::phase::{At, Event, Phase};
+use crate::hotplug::phase::{At, Event, Phase, Rest};
 use crate::hotplug::view::{Code, OperationId};
 use std::time::Instant;
 use tracing::debug;
@@ -80,7 +80,12 @@ impl Coordinator {
             return;
         }
         match phase {
-            Phase::Announced { .. } => {
+            // Its ejection is not shown before it is acknowledged.
+            Phase::Announced { .. }
+            | Phase::Notifying {
+                was: Rest::Announced,
+                at: At::Asked,
+            } => {
                 debug!(id, "telling the guest again");
                 machine.announce(id);
                 again.1 = (again.1 * 2).min(REMIND_MAX);

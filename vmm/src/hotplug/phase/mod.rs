@@ -170,6 +170,8 @@ pub enum Action {
     Undo(usize),
     /// Ask the guest for the vCPU.
     AskEject,
+    /// Notify the guest again: it is shown only now what it was asked for before.
+    Remind,
     /// Take the permission to eject back.
     RevokeEject,
     /// Keep users out: answered by [`Event::GateEmpty`].

@@ -47,11 +47,15 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
     let back = |phase, reason| to(phase, walk_back(at, notifiers.len()), reason);
     match (event, at) {
         (Event::Ejected, _) => ejected(),
-        (Event::Started, _) => to(
-            here(Rest::Online, at),
-            [Action::Acknowledge],
-            "the guest has started it meanwhile",
-        ),
+        (Event::Started, _) => {
+            let mut actions = vec![Action::Acknowledge];
+            actions.extend(shown_now(was, at));
+            to(
+                here(Rest::Online, at),
+                actions,
+                "the guest has started it meanwhile",
+            )
+        }
         (Event::NotifierReady(n), At::Host(m)) if n == m => next_notifier(was, n + 1, notifiers),
         (Event::NotifierRefused(n, why), At::Host(m)) if n == m => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
@@ -124,14 +128,26 @@ fn guest_answer(
 
 /// The guest's `_OST` about the insertion, which it had not acknowledged when the unplug began.
 fn insertion_answer(was: Rest, at: At, status: u32) -> Change {
-    let here = |was| Phase::Notifying { was, at };
-    match (was, status) {
-        (Rest::Announced, refusal::SUCCESS) => {
-            to(here(Rest::Plugged), [], "the guest has acknowledged it")
-        }
-        (Rest::Announced, refusal::INSERT_IN_PROGRESS) => to(here(was), [], "the guest has begun"),
-        (Rest::Announced, _) => to(here(was), [], TOLD_AGAIN),
-        _ => to(here(was), [], "it was acknowledged already"),
+    let (rest, reason) = match (was, status) {
+        (Rest::Announced, refusal::SUCCESS) => (Rest::Plugged, "the guest has acknowledged it"),
+        (Rest::Announced, refusal::INSERT_IN_PROGRESS) => (was, "the guest has begun"),
+        (Rest::Announced, _) => (was, TOLD_AGAIN),
+        _ => (was, "it was acknowledged already"),
+    };
+    to(
+        Phase::Notifying { was: rest, at },
+        shown_now(was, at),
+        reason,
+    )
+}
+
+/// The guest has acknowledged the CPU: if it was asked for it before, it is shown that only now.
+fn shown_now(was: Rest, at: At) -> Vec<Action> {
+    let hidden = was == Rest::Announced && at == At::Asked;
+    if hidden {
+        vec![Action::Remind]
+    } else {
+        Vec::new()
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Board {
     /// Which slots have a CPU in them, as far as the host goes: the guest is not shown each at once.
     present: Vec<bool>,
     queue: Queue,
+    /// How often the guest was notified of what it had not read.
+    pub(super) reminders: u32,
 }
 
 impl Board {
@@ -71,6 +73,7 @@ impl Board {
             threads,
             present: there,
             queue: queue.clone(),
+            reminders: 0,
         }
     }
 
@@ -181,7 +184,9 @@ impl Machinery for Board {
     fn announce(&mut self, vcpu: u32) {
         self.registers.announce(vcpu);
     }
-    fn remind(&mut self) {}
+    fn remind(&mut self) {
+        self.reminders += 1;
+    }
     fn untold(&self) -> Option<String> {
         None
     }

@@ -31,6 +31,8 @@ enum Step {
     Thread(u32),
     Scan,
     Work(Manner),
+    /// The second oldest notification comes before the oldest.
+    Overtake,
     /// An eject out of the blue.
     Eject(u32),
     /// The next start of a thread fails, at once or later.
@@ -68,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..CPUS).prop_map(Step::Thread),
         4 => Just(Step::Scan),
         6 => manner.prop_map(Step::Work),
+        1 => Just(Step::Overtake),
         1 => (0..=CPUS).prop_map(Step::Eject),
         1 => (1..CPUS, any::<bool>()).prop_map(|(id, now)| Step::Fail(id, now)),
         1 => Just(Step::Pause),
@@ -145,6 +148,8 @@ impl World {
             }
             Step::Scan => self.work.extend(self.board.scan()),
             Step::Work(manner) => self.work(manner),
+            Step::Overtake if self.work.len() > 1 => self.work.swap(0, 1),
+            Step::Overtake => {}
             Step::Eject(cpu) => {
                 self.board.eject(cpu);
                 // `_STA`, as after every eject.
@@ -364,4 +369,42 @@ fn a_guest_that_says_no_and_then_yes_has_it() {
     world.come_to_rest();
     assert_eq!(world.coordinator.slots[2].phase.name(), "online");
     world.check();
+}
+
+/// Linux since 6.8 handles notifications on all CPUs at once, and one may overtake the other.
+#[test]
+fn an_ejection_is_shown_when_the_guest_has_answered_to_the_insertion() {
+    let mut world = World::new();
+    world.step(Step::Ask(Want::One(2, Target::Online), false));
+    world.step(Step::Thread(2));
+    world.step(Step::Control);
+    // As by the scan of its boot.
+    assert!(world.board.is_enabled(2));
+    world.step(Step::Ask(Want::One(2, Target::Offline), false));
+    assert_eq!(world.coordinator.slots[2].phase.name(), "notifying");
+    assert_eq!(world.board.scan(), [(2, Ask::Insert)]);
+    assert_eq!(world.board.reminders, 0);
+    world.board.ost(2, 1, 0);
+    (0..2).for_each(|_| world.step(Step::Control));
+    assert_eq!(world.board.reminders, 1);
+    assert_eq!(world.board.scan(), [(2, Ask::Eject)]);
+    world.work.push_back((2, Ask::Eject));
+    world.come_to_rest();
+    world.check();
+    assert_eq!(world.coordinator.slots[2].phase.name(), "dormant");
+}
+
+/// Who has forgotten what it was told of (kexec) is told of that again, not of an ejection that it is not shown.
+#[test]
+fn a_guest_that_is_to_eject_what_it_has_not_answered_to_is_told_of_the_insertion_again() {
+    let mut world = World::new();
+    world.step(Step::Ask(Want::One(2, Target::Online), false));
+    world.step(Step::Thread(2));
+    world.step(Step::Control);
+    assert_eq!(world.board.scan(), [(2, Ask::Insert)]);
+    world.step(Step::Ask(Want::One(2, Target::Offline), false));
+    assert_eq!(world.board.scan(), []);
+    world.coordinator.slots[2].again = Some((Instant::now(), REMIND));
+    world.step(Step::Tick);
+    assert_eq!(world.board.scan(), [(2, Ask::Insert)]);
 }
