@@ -13,9 +13,9 @@
 //! | select a CPU that the machine does not have | reads zero, and all but another selection is ignored; logged |
 //! | write a command that does not exist, or data that the command does not take | it is ignored; logged |
 //! | eject the boot CPU | it is ignored, posted and logged |
-//! | eject an empty slot, or the same CPU twice | so is this |
+//! | eject an empty slot, or the same CPU twice | so is this; what is inserted then is shown when it has looked |
 //! | eject a CPU whose insertion it has not acknowledged: an eject meant for the CPU before | so is this |
-//! | not look after an eject whether the CPU is gone | it learns of the next one when it is announced again |
+//! | not look after an eject whether the CPU is gone | it learns of the next one when it was announced three times |
 //! | eject a CPU that nobody asked for | policy says: it loses the CPU, or so is this |
 //! | eject the CPU that it does this on | like any other: the write returns, and the machine stops the CPU later |
 //! | eject at any time after a request that was not taken back, its event cleared or not | it is honoured |
@@ -90,8 +90,8 @@ pub enum What {
     },
     /// It ejected where this has no effect.
     EjectIgnored(Ignored),
-    /// It has seen that the CPU that it ejected is gone. Another one was inserted meanwhile, and is to be
-    /// announced now.
+    /// It has seen that the CPU that it ejected is gone. Another one was inserted meanwhile and is shown from now on: the guest
+    /// is to be notified.
     SeenEmpty,
 }
 
@@ -220,7 +220,8 @@ impl CpuHotplug {
         self.change(cpu, Slot::insert).unwrap_or(0)
     }
 
-    /// Sets the insert event of a CPU again, for a guest that has not answered; it sees the CPU from now on.
+    /// Sets the insert event of a CPU again, for a guest that has not answered. One that has not looked whether the CPU that it
+    /// has ejected is gone is shown this one at the third announcement.
     pub fn announce(&self, cpu: u32) {
         self.change(cpu, Slot::announce);
     }
@@ -260,7 +261,7 @@ impl CpuHotplug {
 
     /// The guest has shown by other means than `_OST` that it knows of this insertion: it has started the CPU.
     pub fn acknowledge(&self, cpu: u32) {
-        self.change(cpu, Slot::acknowledge_insertion);
+        self.change(cpu, Slot::started);
     }
 
     /// Empties a slot whose CPU the guest has said no to. `true`: its no was the answer to the last announcement, and the

@@ -6,15 +6,19 @@
 use super::regs::{ENABLED, INSERT, REMOVE};
 use super::{GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN};
 
+/// How many announcements of a CPU that is not shown yet leave it so. Whoever has not looked by the next one never will.
+const UNSEEN: u8 = 2;
+
 /// A slot. Everything but the counter and the `_OST` source belongs to the CPU in it, and goes with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slot {
     /// The CPU in it.
     cpu: Option<Cpu>,
-    /// The guest has ejected the CPU before, and has not looked since whether that one is gone, as it does next
-    /// (`_STA` after `_EJ0`: ACPI 6.3, section 6.3.3). What it would see is the next one, and it would take the
-    /// eject for failed; so whatever is in the slot by then is not shown yet.
-    pub(super) vacating: bool,
+    /// The guest has ejected a CPU before the one in the slot, with or without an effect, and has not looked since whether
+    /// that one is gone, as it does next (`_STA` after `_EJ0`: ACPI 6.3, section 6.3.3). What it would see is the next one,
+    /// and it would take the eject for failed; so whatever is in the slot is not shown until then. How often it was announced
+    /// meanwhile.
+    vacating: Option<u8>,
     /// How often a CPU was inserted since the machine's start.
     plug: u32,
     /// Source event of the `_OST` that is being put together.
@@ -80,14 +84,20 @@ impl Slot {
     /// slot, it says of the one before: `_EJ0` comes before the last `_OST`, and another CPU may come between.
     pub(super) fn meant(&self, ejection: bool) -> u32 {
         match &self.cpu {
-            Some(cpu) if self.vacating || ejection && !cpu.known => self.plug.wrapping_sub(1),
+            Some(cpu) if self.is_vacating() || ejection && !cpu.known => self.plug.wrapping_sub(1),
             _ => self.plug,
         }
     }
 
+    /// Whether nothing is shown of it, because the guest is about to look for a CPU that it has ejected.
+    pub(super) fn is_vacating(&self) -> bool {
+        self.vacating.is_some()
+    }
+
     /// The CPU that the guest can see.
     fn visible(&mut self) -> Option<&mut Cpu> {
-        self.cpu.as_mut().filter(|_| !self.vacating)
+        let shown = self.vacating.is_none();
+        self.cpu.as_mut().filter(|_| shown)
     }
 
     pub(super) fn has_event(&self) -> bool {
@@ -97,7 +107,7 @@ impl Slot {
     /// The flags, as the guest would see them; nothing is taken for read.
     pub(super) fn flags(&self) -> u8 {
         match &self.cpu {
-            Some(_) if self.vacating => 0,
+            Some(_) if self.is_vacating() => 0,
             Some(cpu) if !cpu.known => self.held() & !REMOVE,
             _ => self.held(),
         }
@@ -122,7 +132,12 @@ impl Slot {
 
     /// The guest knows that the CPU that it ejected is gone. Whether another one is there to be shown now.
     pub(super) fn vacated(&mut self) -> bool {
-        std::mem::take(&mut self.vacating) && self.cpu.is_some()
+        let shown_now = self.vacating.take().is_some() && self.cpu.is_some();
+        if shown_now {
+            // It may have been cleared before an eject that was not for it.
+            self.set_insert_event();
+        }
+        shown_now
     }
 
     /// The guest clears an event. Whether it was set.
@@ -131,9 +146,11 @@ impl Slot {
             return false;
         };
         cpu.seen = true;
+        if request == Request::Eject && !cpu.known {
+            return false;
+        }
         let event = match request {
             Request::Insert => &mut cpu.insert,
-            Request::Eject if !cpu.known => return false,
             Request::Eject => &mut cpu.remove,
         };
         // Who clears what it has not read has been told all the same.
@@ -145,19 +162,19 @@ impl Slot {
         was_set
     }
 
-    /// The guest has shown that it means this insertion.
-    pub(super) fn acknowledge_insertion(&mut self) {
-        if let Some(cpu) = self.visible() {
+    /// The guest has started the CPU: it means this insertion.
+    pub(super) fn started(&mut self) {
+        if let Some(cpu) = &mut self.cpu {
             cpu.known = true;
+            self.vacating = None;
         }
     }
 
     /// The guest has answered to an announcement, or says that it is at it.
     pub(super) fn answer_insertion(&mut self, status: u32) {
-        self.acknowledge_insertion();
-        if let Some(cpu) = self.visible()
-            && status != INSERT_IN_PROGRESS
-        {
+        let Some(cpu) = self.visible() else { return };
+        cpu.known = true;
+        if status != INSERT_IN_PROGRESS {
             cpu.unanswered = cpu.unanswered.saturating_sub(1);
             cpu.taken |= status == TAKEN;
         }
@@ -165,18 +182,22 @@ impl Slot {
 
     /// The guest ejects the CPU, of a slot that is not the boot CPU's.
     pub(super) fn eject(&mut self, policy: GuestEject) -> Result<Eject, Ignored> {
-        let cpu = self.visible().ok_or(Ignored::Empty)?;
-        // Before the authorisation: that one may be for this CPU, and the eject for the one before it.
-        if !cpu.known {
-            return Err(Ignored::NotYetKnown);
+        let ejected = match self.visible() {
+            None => Err(Ignored::Empty),
+            // Before the authorisation: that one may be for this CPU, and the eject for the one before it.
+            Some(cpu) if !cpu.known => Err(Ignored::NotYetKnown),
+            Some(cpu) if !cpu.authorised && policy == GuestEject::Ignore => {
+                return Err(Ignored::NotAsked);
+            }
+            Some(cpu) => Ok(Eject {
+                requested: cpu.authorised,
+            }),
+        };
+        if ejected.is_ok() {
+            self.cpu = None;
         }
-        if !cpu.authorised && policy == GuestEject::Ignore {
-            return Err(Ignored::NotAsked);
-        }
-        let requested = cpu.authorised;
-        self.cpu = None;
-        self.vacating = true;
-        Ok(Eject { requested })
+        self.vacating = Some(0);
+        ejected
     }
 
     /// A new CPU, if the slot is empty. The number of the present insertion.
@@ -189,9 +210,15 @@ impl Slot {
         self.plug
     }
 
-    /// Sets the insert event again. A guest that has not looked by now after an eject is not waited for.
+    /// Sets the insert event again. A guest that has not looked by now after an eject is not waited for any longer.
     pub(super) fn announce(&mut self) {
-        self.vacating = false;
+        if self.cpu.is_none() {
+            return;
+        }
+        self.vacating = match self.vacating {
+            Some(times) if times < UNSEEN => Some(times + 1),
+            _ => None,
+        };
         self.set_insert_event();
     }
 

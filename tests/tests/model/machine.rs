@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hotvisor_devices::cpu_hotplug::{CpuHotplug, GuestEject, HotplugSink, Notice, Request, regs};
+use hotvisor_devices::cpu_hotplug::{
+    CpuHotplug, GuestEject, HotplugSink, Notice, Request, What, regs,
+};
 use hotvisor_vmm::error::Result;
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
 use hotvisor_vmm::hotplug::view::ThreadView;
@@ -30,6 +32,15 @@ impl Queue {
 
     pub(crate) fn pop(&self) -> Option<Message> {
         self.lock().pop_front()
+    }
+
+    /// Whether an eject that was honoured is the last that was said.
+    fn ends_with_eject(&self) -> bool {
+        let ejected = |message: &Message| match message {
+            Message::Notice(notice) => matches!(notice.what, What::Ejected { .. }),
+            _ => false,
+        };
+        self.lock().back().is_some_and(ejected)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -153,12 +164,11 @@ impl Machine {
         }
     }
 
-    /// `_EJ0`.
-    pub(crate) fn eject(&mut self, cpu: u32) -> bool {
+    /// `_EJ0`. Whether it was honoured, as is said in the queue.
+    pub(crate) fn eject(&mut self, cpu: u32, queue: &Queue) -> bool {
         self.select(cpu);
-        let before = format!("{:?}", self.registers);
         self.write(regs::FLAGS, &[regs::EJECT]);
-        let honoured = format!("{:?}", self.registers) != before;
+        let honoured = queue.ends_with_eject();
         self.present[cpu as usize] &= !honoured;
         honoured
     }

@@ -24,7 +24,7 @@ use hotvisor_vmm::hotplug::view::Target;
 use stateright::{Checker, Model, Property};
 
 use people::{Do, Life};
-use shape::{Act, Budget, Shape, Variant};
+use shape::{ALWAYS, Act, Budget, Shape, Variant};
 use world::World;
 
 /// What was done, and what became of it.
@@ -187,9 +187,9 @@ const PLAIN: Shape = Shape {
     boot: 2,
     users: &[PINNED],
     notifier: false,
-    deadlines: false,
     budget: Budget {
         requests: 2,
+        deadlines: 0,
         cancels: 0,
         refusals: 0,
         overtakes: 0,
@@ -270,10 +270,24 @@ fn notifications_that_overtake_each_other() {
 #[test]
 fn operations_that_run_out_of_time() {
     holds(Shape {
-        deadlines: true,
         budget: Budget {
             requests: 2,
+            deadlines: ALWAYS,
             refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// Who runs out of time asks again, and the guest has the request twice: the second one is for a CPU that is not there.
+#[test]
+fn an_ejection_that_is_asked_for_twice() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 3,
+            deadlines: 1,
             ..PLAIN.budget
         },
         ..PLAIN
@@ -284,9 +298,9 @@ fn operations_that_run_out_of_time() {
 fn a_guest_that_lies() {
     holds(Shape {
         users: &[],
-        deadlines: true,
         budget: Budget {
             requests: 1,
+            deadlines: ALWAYS,
             lies: 1,
             ..PLAIN.budget
         },

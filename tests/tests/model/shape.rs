@@ -20,10 +20,15 @@ pub(crate) enum Variant {
     NoGenerations,
 }
 
+/// Without a limit.
+pub(crate) const ALWAYS: u8 = u8::MAX;
+
 /// How much there is of what anybody may do or leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Budget {
     pub(crate) requests: u8,
+    /// All that are open run out of time, at any moment; so often, or [`ALWAYS`].
+    pub(crate) deadlines: u8,
     pub(crate) cancels: u8,
     /// The guest says no, delays, does nothing.
     pub(crate) refusals: u8,
@@ -48,8 +53,6 @@ pub(crate) struct Shape {
     pub(crate) boot: u32,
     pub(crate) users: &'static [Life],
     pub(crate) notifier: bool,
-    /// Whether operations may run out of time, at any moment.
-    pub(crate) deadlines: bool,
     pub(crate) budget: Budget,
 }
 

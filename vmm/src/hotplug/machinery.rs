@@ -33,7 +33,8 @@ pub trait Machinery {
     /// Takes the vCPU that the guest has said no to out of its tables, unless it was told of it again since then, and may
     /// take it. Whether it did.
     fn discard(&mut self, vcpu: u32) -> bool;
-    /// Asks the guest to eject the vCPU.
+    /// Asks the guest to eject the vCPU. It is shown that when it has acknowledged the insertion, and notified then by
+    /// [`Machinery::remind`].
     fn request_eject(&mut self, vcpu: u32);
     /// Takes that back, if the guest has not read it.
     fn withdraw_eject(&mut self, vcpu: u32) -> bool;

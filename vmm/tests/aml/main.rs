@@ -177,7 +177,7 @@ fn an_eject_goes_from_request_to_empty_slot() {
     ];
     assert_eq!(bed.posted(), expected.map(|what| (1, what)));
     // Once more, as when two requests were queued; and one that nobody asked for.
-    bed.run(&[r"\_SB.CPUS.C001._EJ0 1"]);
+    bed.run(&[r"\_SB.CPUS.C001._EJ0 1", r"\_SB.CPUS.C001._STA"]);
     let empty = What::EjectIgnored(Ignored::Empty);
     assert_eq!(bed.posted(), [(1, empty)]);
     bed.cpus.insert(1);

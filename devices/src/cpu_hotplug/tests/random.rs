@@ -68,7 +68,7 @@ impl Bed {
         let looks = |slot: &Slot| Looks {
             held: slot.held(),
             shown: slot.flags(),
-            vacating: slot.vacating,
+            vacating: slot.is_vacating(),
         };
         state.slots.iter().map(looks).collect()
     }
@@ -158,6 +158,9 @@ fn check(
             // An insertion that is not shown, or not acknowledged: it speaks of the CPU before.
             let earlier = match what {
                 What::SeenEmpty => false,
+                What::EjectIgnored(why) => {
+                    why == Ignored::NotYetKnown || was.held != 0 && was.vacating
+                }
                 _ => was.held != 0 && (was.vacating || ejection && !fact.known),
             };
             prop_assert_eq!(plug, fact.plug.wrapping_sub(u32::from(earlier)));
@@ -173,13 +176,17 @@ fn check(
                 What::Status { .. } => {}
                 What::Ejected { .. } | What::EjectIgnored(_) => {
                     prop_assert_eq!(what, fact.eject(cpu, was.shown != 0, policy));
-                    ejected = matches!(what, What::Ejected { .. });
-                    if ejected {
+                    if matches!(what, What::Ejected { .. }) {
                         expected = 0;
                     }
+                    ejected = !matches!(
+                        what,
+                        What::EjectIgnored(Ignored::BootCpu | Ignored::NotAsked)
+                    );
                 }
                 What::SeenEmpty => {
                     prop_assert!(vacated && was.vacating && !is.vacating && is.held != 0);
+                    expected |= INSERT;
                 }
             }
         }

@@ -105,18 +105,18 @@ impl World {
                 self.machine.ost(cpu, 1, 0);
                 self.has(cpu);
             }
-            // It was asked twice, and has ejected it already.
-            (Asks::Eject, _) if !self.guest.knows.contains(&cpu) => self.machine.ost(cpu, 3, 1),
             (Asks::Eject, Act::Refuse) => self.machine.ost(cpu, 3, 0x82),
             (Asks::Eject, Act::Begin) => {
                 self.machine.ost(cpu, 3, 0x84);
                 self.guest.work.push_front((cpu, asks));
             }
             (Asks::Eject, _) => {
+                let has_it = self.guest.knows.contains(&cpu);
                 self.machine.ost(cpu, 3, 0x84);
-                if self.eject(cpu) {
-                    self.guest.last_word = Some((cpu, false));
-                } else if self.shape.budget.lies == 0 {
+                let honoured = self.eject(cpu);
+                // Linux does so as well with what it has ejected already, when it was asked twice.
+                self.guest.last_word = Some((cpu, false));
+                if has_it && !honoured && self.shape.budget.lies == 0 {
                     self.is_wrong(format!(
                         "the guest ejects vCPU {cpu} as it was asked to, in vain"
                     ));
@@ -136,7 +136,7 @@ impl World {
     fn eject(&mut self, cpu: u32) -> bool {
         let runs = self.guest.runs.remove(&cpu);
         self.guest.starting.remove(&cpu);
-        let honoured = self.machine.eject(cpu);
+        let honoured = self.machine.eject(cpu, &self.queue);
         if honoured {
             self.guest.knows.remove(&cpu);
         }

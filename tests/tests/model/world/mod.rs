@@ -15,7 +15,7 @@ use hotvisor_vmm::hotplug::view::{OperationId, Target, View};
 
 use crate::machine::{Machine, Queue};
 use crate::people::{Do, Lock, User, Waits};
-use crate::shape::{Act, Budget, Shape, Variant};
+use crate::shape::{ALWAYS, Act, Budget, Shape, Variant};
 use guest::Guest;
 
 /// Longer than any model takes.
@@ -165,7 +165,10 @@ impl World {
         if self.waits.lock().pending.is_some() && self.nobody_is_waited_for() {
             due.push(Act::Answer);
         }
-        if self.shape.deadlines && self.held.is_none() && self.open_operations().next().is_some() {
+        if self.budget.deadlines > 0
+            && self.held.is_none()
+            && self.open_operations().next().is_some()
+        {
             due.push(Act::Deadline);
         }
         due
@@ -191,6 +194,7 @@ impl World {
         let mut possible = Vec::new();
         let Budget {
             requests,
+            deadlines: _,
             cancels,
             refusals,
             overtakes,
@@ -219,7 +223,7 @@ impl World {
         let at_work = self.guest.last_word.is_none() && !self.guest.work.is_empty();
         if refusals > 0 && at_work && !self.guest.is_dead {
             possible.extend([Act::Begin, Act::Refuse]);
-            if self.shape.deadlines {
+            if self.shape.budget.deadlines > 0 {
                 possible.push(Act::Ignore);
             }
         }
@@ -261,9 +265,9 @@ impl World {
         match act {
             Act::Ask(want) => {
                 self.budget.requests -= 1;
-                let timeout = match self.shape.deadlines {
-                    true => Duration::ZERO,
-                    false => FOREVER,
+                let timeout = match self.shape.budget.deadlines {
+                    0 => FOREVER,
+                    _ => Duration::ZERO,
                 };
                 let request = Request {
                     want: want.clone(),
@@ -277,7 +281,12 @@ impl World {
                 self.budget.cancels -= 1;
                 let _ = self.coordinator.cancel(*operation, &mut self.machine);
             }
-            Act::Deadline => self.coordinator.tick(&mut self.machine),
+            Act::Deadline => {
+                if self.budget.deadlines != ALWAYS {
+                    self.budget.deadlines -= 1;
+                }
+                self.coordinator.tick(&mut self.machine);
+            }
             Act::Control => self.control(),
             Act::Thread(id) => {
                 if let Some(message) = self.machine.threads[*id as usize].todo.pop_front() {

@@ -337,7 +337,7 @@ impl Coordinator {
             }
             // The controller has said so already, as often as is good.
             What::EjectIgnored(why) => return debug!(vcpu = id, "ejection ignored: {why}"),
-            What::SeenEmpty => return machine.announce(id),
+            What::SeenEmpty => return machine.remind(),
         };
         self.apply(id, event, machine);
     }

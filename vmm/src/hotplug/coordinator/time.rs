@@ -80,8 +80,8 @@ impl Coordinator {
             return;
         }
         match phase {
-            // Its ejection is not shown before it is acknowledged.
             Phase::Announced { .. }
+            // Its ejection is not shown before it is acknowledged.
             | Phase::Notifying {
                 was: Rest::Announced,
                 at: At::Asked,

@@ -194,6 +194,17 @@ fn a_deadline_says_who_did_not_answer() {
         change.outcome.unwrap().detail
     };
     assert!(said(At::Host(1), false).contains("second did not let go"));
+    let asked = Phase::Notifying {
+        was: Rest::Announced,
+        at: At::Asked,
+    };
+    let deadline = Event::Deadline {
+        retracted: true,
+        inside: Vec::new(),
+        untold: None,
+    };
+    let change = asked.next(deadline, NOTIFIERS);
+    assert!(change.outcome.unwrap().detail.contains("was not asked"));
     let unread = said(At::Asked, true);
     assert!(unread.contains("never read") && unread.contains("no such CPU"));
     assert!(said(At::Read, false).contains("did not answer"));
@@ -230,4 +241,33 @@ fn a_refusal_carries_the_guest_s_code_and_its_words() {
     );
     assert!(outcome.detail.contains("could not offline"));
     assert_eq!(change.actions[0], Action::RevokeEject);
+}
+
+/// It is not shown an ejection before.
+#[test]
+fn a_guest_that_acknowledges_what_it_was_asked_for_meanwhile_is_notified_again() {
+    let known = [
+        Event::Started,
+        Event::Status {
+            source: 1,
+            status: 0,
+        },
+        Event::Status {
+            source: 1,
+            status: 0x80,
+        },
+        Event::Status {
+            source: 1,
+            status: 1,
+        },
+    ];
+    for event in known {
+        let reminds = |was, at| {
+            let change = Phase::Notifying { was, at }.next(event.clone(), NOTIFIERS);
+            change.actions.contains(&Action::Remind)
+        };
+        assert!(reminds(Rest::Announced, At::Asked), "{event:?}");
+        assert!(!reminds(Rest::Announced, At::Host(0)), "{event:?}");
+        assert!(!reminds(Rest::Plugged, At::Asked), "{event:?}");
+    }
 }

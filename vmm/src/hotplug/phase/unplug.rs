@@ -96,8 +96,10 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             } else {
                 was.into()
             };
-            back(phase, "nobody waits any longer")
-                .ends(Code::TimedOut, missed(at, retracted, untold, notifiers))
+            back(phase, "nobody waits any longer").ends(
+                Code::TimedOut,
+                missed(was, at, retracted, untold, notifiers),
+            )
         }
         (_, at) => to(here(was, at), [], "not what its unplug waits for"),
     }
@@ -171,6 +173,13 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
             [Action::Acknowledge],
             "the guest has started it meanwhile",
         ),
+        Event::Status { source, status }
+            if was == Rest::Announced
+                && refusal::is_insertion(source)
+                && status == refusal::SUCCESS =>
+        {
+            to(here(Rest::Plugged), [], "the guest has acknowledged it")
+        }
         Event::Unplug { .. } => drain(was),
         Event::Deadline { .. } => to(here(was), [], "the guest is still at it").ends(
             Code::TimedOut,
@@ -180,11 +189,22 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
     }
 }
 
-fn missed(at: At, retracted: bool, untold: Option<String>, notifiers: &[&'static str]) -> String {
+fn missed(
+    was: Rest,
+    at: At,
+    retracted: bool,
+    untold: Option<String>,
+    notifiers: &[&'static str],
+) -> String {
     match at {
         At::Host(n) => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
             format!("{who} did not let go in time; undone")
+        }
+        At::Asked if retracted && was == Rest::Announced && untold.is_none() => {
+            "the guest has not said whether it takes the CPU, so that it was not asked to give it back: its hotplug work \
+             may be stuck behind an earlier one; undone"
+                .into()
         }
         At::Asked if retracted => unread(untold),
         At::Asked | At::Read => "the guest read the request and did not answer: its hotplug work may be stuck \

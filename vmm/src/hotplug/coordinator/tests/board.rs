@@ -51,8 +51,8 @@ pub(super) struct Board {
     /// Which slots have a CPU in them, as far as the host goes: the guest is not shown each at once.
     present: Vec<bool>,
     queue: Queue,
-    /// How often the guest was notified of what it had not read.
-    pub(super) reminders: u32,
+    /// The guest was notified, and has not looked.
+    pub(super) interrupt: bool,
 }
 
 impl Board {
@@ -73,7 +73,7 @@ impl Board {
             threads,
             present: there,
             queue: queue.clone(),
-            reminders: 0,
+            interrupt: false,
         }
     }
 
@@ -179,13 +179,15 @@ impl Machinery for Board {
     fn insert(&mut self, vcpu: u32) -> u32 {
         assert!(self.threads[vcpu as usize].running.is_some(), "no thread");
         self.present[vcpu as usize] = true;
+        self.interrupt = true;
         self.registers.insert(vcpu)
     }
     fn announce(&mut self, vcpu: u32) {
+        self.interrupt = true;
         self.registers.announce(vcpu);
     }
     fn remind(&mut self) {
-        self.reminders += 1;
+        self.interrupt = true;
     }
     fn untold(&self) -> Option<String> {
         None
@@ -201,6 +203,7 @@ impl Machinery for Board {
         discarded
     }
     fn request_eject(&mut self, vcpu: u32) {
+        self.interrupt = true;
         self.registers.request_eject(vcpu);
     }
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {

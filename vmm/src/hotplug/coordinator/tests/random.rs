@@ -146,7 +146,10 @@ impl World {
                     self.queue.post(message);
                 }
             }
-            Step::Scan => self.work.extend(self.board.scan()),
+            Step::Scan => {
+                self.board.interrupt = false;
+                self.work.extend(self.board.scan());
+            }
             Step::Work(manner) => self.work(manner),
             Step::Overtake if self.work.len() > 1 => self.work.swap(0, 1),
             Step::Overtake => {}
@@ -199,8 +202,9 @@ impl World {
             }
             (Ask::Eject, Manner::Obey) => {
                 self.board.ost(cpu, 3, 0x84);
-                let looked = !self.board.eject(cpu);
-                self.last_word = Some((cpu, looked));
+                self.board.eject(cpu);
+                // Also where it was asked twice, and has ejected it already.
+                self.last_word = Some((cpu, false));
             }
         }
     }
@@ -226,7 +230,9 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..10_000 {
             let before = self.queue.0.lock().unwrap().len() + self.work.len();
-            self.step(Step::Scan);
+            if self.board.interrupt {
+                self.step(Step::Scan);
+            }
             self.step(Step::Work(Manner::Obey));
             (0..CPUS).for_each(|id| self.step(Step::Thread(id)));
             self.step(Step::Control);
@@ -383,10 +389,10 @@ fn an_ejection_is_shown_when_the_guest_has_answered_to_the_insertion() {
     world.step(Step::Ask(Want::One(2, Target::Offline), false));
     assert_eq!(world.coordinator.slots[2].phase.name(), "notifying");
     assert_eq!(world.board.scan(), [(2, Ask::Insert)]);
-    assert_eq!(world.board.reminders, 0);
+    world.board.interrupt = false;
     world.board.ost(2, 1, 0);
     (0..2).for_each(|_| world.step(Step::Control));
-    assert_eq!(world.board.reminders, 1);
+    assert!(world.board.interrupt);
     assert_eq!(world.board.scan(), [(2, Ask::Eject)]);
     world.work.push_back((2, Ask::Eject));
     world.come_to_rest();
