@@ -191,23 +191,34 @@ fn check(
             }
         }
         prop_assert_eq!(is.held, expected, "CPU {} after {:?}", cpu, step);
-        let hidden = match (is.vacating, fact.known) {
-            (true, _) => u8::MAX,
-            (_, false) => REMOVE,
-            _ => 0,
-        };
-        prop_assert_eq!(is.shown, is.held & !hidden);
-        prop_assert!(
-            is.shown == 0 || is.shown & ENABLED != 0,
-            "an event of an empty slot"
-        );
-        match (was.vacating, is.vacating) {
-            (false, true) => prop_assert!(ejected),
-            (true, false) => prop_assert!(vacated),
-            _ => prop_assert!(!ejected || was.vacating),
-        }
+        check_shown(fact, (was, is), vacated, ejected)?;
     }
     prop_assert!(after[0].shown & ENABLED != 0, "the boot CPU stays");
+    Ok(())
+}
+
+/// Holds what the guest is shown of a slot after a step in which it has shown that it knows a CPU to be gone, or ejected one.
+fn check_shown(
+    fact: &Facts,
+    (was, is): (Looks, Looks),
+    vacated: bool,
+    ejected: bool,
+) -> Result<(), TestCaseError> {
+    let hidden = match (is.vacating, fact.known) {
+        (true, _) => u8::MAX,
+        (_, false) => REMOVE,
+        _ => 0,
+    };
+    prop_assert_eq!(is.shown, is.held & !hidden);
+    prop_assert!(
+        is.shown == 0 || is.shown & ENABLED != 0,
+        "an event of an empty slot"
+    );
+    match (was.vacating, is.vacating) {
+        (false, true) => prop_assert!(ejected),
+        (true, false) => prop_assert!(vacated),
+        _ => prop_assert!(!ejected || was.vacating),
+    }
     Ok(())
 }
 
