@@ -23,10 +23,9 @@ pub const IN_L1: &str = "/artifacts";
 pub enum Image {
     /// The bzImage that Debian ships.
     BzImage(Kernel),
-    /// The ELF file in it, which is entered through PVH. It is large, and L1 takes its time to
-    /// unpack it.
+    /// The ELF file in it, which is entered through PVH.
     Vmlinux(Kernel),
-    /// The bzImage, and the guest image that has loads in it. That one is large too.
+    /// The kernel in the form that boots sooner, and the guest image that has loads in it, which is large.
     Loaded(Kernel),
 }
 
@@ -36,6 +35,16 @@ impl Image {
     pub fn kernel(self) -> Kernel {
         match self {
             Self::BzImage(kernel) | Self::Vmlinux(kernel) | Self::Loaded(kernel) => kernel,
+        }
+    }
+
+    /// The kernel in the form that boots sooner. One that is packed with xz has an emulated machine unpack it for as long as
+    /// all the rest of its boot takes.
+    #[must_use]
+    pub fn quick(kernel: Kernel) -> Self {
+        match kernel {
+            Kernel::V6_1Rt => Self::Vmlinux(kernel),
+            Kernel::V6_1Cloud | Kernel::V6_12Cloud => Self::BzImage(kernel),
         }
     }
 
@@ -98,10 +107,9 @@ impl Artifacts {
         let unpacked = kernel.fetch()?;
         fs::create_dir_all(self.dir.join(kernel.name()))?;
         match image {
-            Image::BzImage(_) | Image::Loaded(_) => {
-                copy(&unpacked.bzimage(), &self.bzimage(kernel))?;
-            }
+            Image::BzImage(_) => copy(&unpacked.bzimage(), &self.bzimage(kernel))?,
             Image::Vmlinux(_) => copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?,
+            Image::Loaded(_) => self.prepare_image(Image::quick(kernel))?,
         }
         if let Image::Loaded(_) = image {
             host::ensure(host::LOADS)?;
@@ -135,6 +143,16 @@ impl Artifacts {
         self.dir.join("hotvisor")
     }
 
+    /// The kernel of an image, in its form.
+    #[must_use]
+    pub fn kernel(&self, image: Image) -> PathBuf {
+        match image {
+            Image::BzImage(kernel) => self.bzimage(kernel),
+            Image::Vmlinux(kernel) => self.vmlinux(kernel),
+            Image::Loaded(kernel) => self.kernel(Image::quick(kernel)),
+        }
+    }
+
     /// A kernel as Debian ships it.
     #[must_use]
     pub fn bzimage(&self, kernel: Kernel) -> PathBuf {
@@ -164,10 +182,7 @@ impl Artifacts {
     pub fn for_l1(&self, images: &[Image]) -> Vec<(PathBuf, String)> {
         let mut files = vec![self.hotvisor()];
         for &image in images {
-            files.push(match image {
-                Image::BzImage(kernel) | Image::Loaded(kernel) => self.bzimage(kernel),
-                Image::Vmlinux(kernel) => self.vmlinux(kernel),
-            });
+            files.push(self.kernel(image));
             files.push(match image {
                 Image::Loaded(kernel) => self.loaded(kernel),
                 Image::BzImage(kernel) | Image::Vmlinux(kernel) => self.initramfs(kernel),

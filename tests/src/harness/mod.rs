@@ -53,7 +53,13 @@ impl Test {
             name: format!("{name}::{}", image.kernel().name()),
             images: vec![image],
             only_on_host: None,
-            run: Arc::new(move |context| run(context, image.kernel())),
+            run: Arc::new(move |context| {
+                let context = Context {
+                    image: Some(image),
+                    ..context.clone()
+                };
+                run(&context, image.kernel())
+            }),
         }
     }
 }
@@ -75,18 +81,22 @@ pub struct Suite {
 pub struct Context {
     /// The VMM, kernels and guest images.
     pub artifacts: Artifacts,
+    /// The test's image, if it has one.
+    pub image: Option<Image>,
 }
 
 impl Context {
-    /// A VM under Hotvisor with a kernel, its guest image, and one vCPU.
+    /// A VM under Hotvisor with a kernel, in the form that the test's image has it, its guest image, and one vCPU.
     #[must_use]
     pub fn vm(&self, kernel: Kernel) -> Builder {
+        let image = self.image.filter(|image| image.kernel() == kernel);
+        let image = image.unwrap_or(Image::BzImage(kernel));
         let vm = if std::env::var(VMM_VARIABLE).is_ok_and(|vmm| vmm == "qemu") {
             Vm::peer_qemu()
         } else {
             Vm::hotvisor(self.artifacts.hotvisor())
         };
-        vm.kernel(self.artifacts.bzimage(kernel))
+        vm.kernel(self.artifacts.kernel(image))
             .initramfs(self.artifacts.initramfs(kernel))
     }
 }
@@ -112,6 +122,7 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
     if Job::is_running() {
         let context = Context {
             artifacts: Artifacts::open()?,
+            image: None,
         };
         let tests = beds::share_of_this_one(suite.tests);
         return Ok(run_here(tests, arguments, Some(context)));
@@ -126,7 +137,10 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(run_here(
             suite.tests,
             arguments,
-            Some(Context { artifacts }),
+            Some(Context {
+                artifacts,
+                image: None,
+            }),
         ));
     }
     let selected = suite

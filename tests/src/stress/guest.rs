@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Scenario, Serial, Summary, clients, scenario};
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Image};
 use crate::kernels::Kernel;
 use crate::vm::{BOOT, Builder, READY_MARKER, SOON, Vm, Watched};
 
@@ -86,7 +86,7 @@ impl Guest {
         let serial = folder.path().join("serial");
         let parameters = format!("console=ttyS0 quiet {} {load}", scenario.parameters);
         let vm = Vm::hotvisor(artifacts.hotvisor())
-            .kernel(artifacts.bzimage(kernel))
+            .kernel(artifacts.kernel(Image::Loaded(kernel)))
             .initramfs(artifacts.loaded(kernel))
             .cmdline(parameters.trim_end())
             .memory(MEMORY)

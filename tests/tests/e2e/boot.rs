@@ -58,11 +58,7 @@ fn four_vcpus(context: &Context, kernel: Kernel) -> Result<()> {
 }
 
 fn through_pvh(context: &Context, kernel: Kernel) -> Result<()> {
-    let vm = context
-        .vm(kernel)
-        .kernel(context.artifacts.vmlinux(kernel))
-        .cpus(2, 2)
-        .start()?;
+    let vm = context.vm(kernel).cpus(2, 2).start()?;
     vm.wait_for_init(1)?;
     ensure!(
         cpus(&vm, "online")? == "0-1",

@@ -12,7 +12,7 @@ pub(crate) fn tests() -> Vec<Test> {
         .map(|&kernel| {
             Test::with_image(
                 "cpus::topology_and_features",
-                Image::BzImage(kernel),
+                Image::quick(kernel),
                 features,
             )
         })
@@ -20,14 +20,14 @@ pub(crate) fn tests() -> Vec<Test> {
     for &kernel in Kernel::ALL {
         tests.push(Test::with_image(
             "cpus::added_and_reserved",
-            Image::BzImage(kernel),
+            Image::quick(kernel),
             added_and_reserved,
         ));
     }
     for kernel in [Kernel::V6_1Cloud, Kernel::V6_12Cloud] {
         tests.push(Test::with_image(
             "cpus::possible_1024",
-            Image::BzImage(kernel),
+            Image::quick(kernel),
             possible_1024,
         ));
     }

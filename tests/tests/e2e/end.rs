@@ -11,7 +11,7 @@ pub(crate) fn tests() -> Vec<Test> {
     for &kernel in Kernel::ALL {
         tests.push(Test::with_image(
             "end::power_button",
-            Image::BzImage(kernel),
+            Image::quick(kernel),
             power_button,
         ));
     }

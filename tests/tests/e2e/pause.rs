@@ -19,7 +19,7 @@ const WAIT: Duration = Duration::from_secs(60);
 pub(crate) fn tests() -> Vec<Test> {
     Kernel::ALL
         .iter()
-        .map(|&kernel| Test::with_image("pause::under_load", Image::BzImage(kernel), under_load))
+        .map(|&kernel| Test::with_image("pause::under_load", Image::quick(kernel), under_load))
         .collect()
 }
 

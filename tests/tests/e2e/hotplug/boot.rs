@@ -27,7 +27,7 @@ pub(super) fn tests() -> Vec<Test> {
     ]
     .concat();
     for kernel in [Kernel::V6_1Cloud, Kernel::V6_12Cloud] {
-        let image = Image::BzImage(kernel);
+        let image = Image::quick(kernel);
         tests.push(Test::with_image(
             "hotplug::during_boot::sweep",
             image,
@@ -41,7 +41,7 @@ pub(super) fn tests() -> Vec<Test> {
             }
             tests.push(Test::with_image(
                 &format!("hotplug::during_boot::{name}"),
-                Image::BzImage(kernel),
+                Image::quick(kernel),
                 move |context, kernel| during_boot(context, kernel, text),
             ));
         }

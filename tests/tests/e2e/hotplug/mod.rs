@@ -60,7 +60,7 @@ fn with(
 ) -> Vec<Test> {
     kernels
         .iter()
-        .map(|&kernel| Test::with_image(&format!("hotplug::{name}"), Image::BzImage(kernel), run))
+        .map(|&kernel| Test::with_image(&format!("hotplug::{name}"), Image::quick(kernel), run))
         .collect()
 }
 

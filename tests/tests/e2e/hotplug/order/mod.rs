@@ -21,7 +21,7 @@ use vmm::{BLOCK_FIRST, DONE, NOTIFY_FIRST, ORDER, SAMPLER, VICTIM};
 use super::{SHORT, WAIT, end, expect, expect_cpus, succeeded};
 
 pub(crate) fn tests() -> Vec<Test> {
-    let rt = Image::BzImage(Kernel::V6_1Rt);
+    let rt = Image::Vmlinux(Kernel::V6_1Rt);
     vec![
         Test::with_image("hotplug::order::notify_then_block", rt, notify_then_block),
         Test::with_image(
@@ -36,7 +36,7 @@ pub(crate) fn tests() -> Vec<Test> {
 fn start(context: &Context, kernel: Kernel, order: &str) -> Result<Vm> {
     let vm = Vm::hotvisor(std::env::current_exe()?)
         .env(ORDER, order)
-        .kernel(context.artifacts.bzimage(kernel))
+        .kernel(context.artifacts.vmlinux(kernel))
         .initramfs(context.artifacts.initramfs(kernel))
         .cpus(2, 2)
         .start()?;
