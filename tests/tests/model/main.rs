@@ -3,7 +3,7 @@
 //! Nothing of the product is modelled: the coordinator with its transition function and its table of steps, the gates and
 //! the controller are the real ones. What is made up are those around them: a guest that obeys, refuses, delays, ejects
 //! late or unasked, lies, reboots and dies; users who are bound to a vCPU or not, hold and want each other's lock, or are
-//! waited for by a notifier; clients who ask, take back, or run out of time.
+//! waited for by a notifier; clients who ask, take back, run out of time, or have the machine stand still.
 //!
 //! A state is what everybody has done so far, played again from the beginning; two are the same if all that they depend
 //! on looks the same.
@@ -191,6 +191,7 @@ const PLAIN: Shape = Shape {
         requests: 2,
         deadlines: 0,
         cancels: 0,
+        pauses: 0,
         refusals: 0,
         overtakes: 0,
         finds: 0,
@@ -247,6 +248,24 @@ fn a_guest_that_refuses_and_delays() {
         users: &[],
         ..PLAIN
     });
+}
+
+/// The host's threads and users go on, the guest and its time do not.
+#[test]
+fn a_machine_that_is_paused_in_the_midst_of_it() {
+    for boot in [1, 2] {
+        holds(Shape {
+            boot,
+            users: &[],
+            budget: Budget {
+                requests: 2,
+                deadlines: 1,
+                pauses: 1,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
 }
 
 /// The guest may be asked to give back what it has only just been told of, or found, and hears of that first.

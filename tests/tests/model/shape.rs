@@ -30,6 +30,8 @@ pub(crate) struct Budget {
     /// All that are open run out of time, at any moment; so often, or [`ALWAYS`].
     pub(crate) deadlines: u8,
     pub(crate) cancels: u8,
+    /// The machine stands still, and goes on.
+    pub(crate) pauses: u8,
     /// The guest says no, delays, does nothing.
     pub(crate) refusals: u8,
     /// A notification overtakes the one before: Linux has run its handlers on all CPUs at once since 6.8.
@@ -61,6 +63,8 @@ pub(crate) struct Shape {
 pub(crate) enum Act {
     Ask(Want),
     Cancel(OperationId),
+    Pause,
+    Resume,
     /// The time of the operations that are open is over.
     Deadline,
     /// The control thread takes a message.

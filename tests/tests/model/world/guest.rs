@@ -7,7 +7,7 @@ use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
 
 use super::World;
 use crate::machine::Machine;
-use crate::shape::{Act, Variant};
+use crate::shape::{Act, Budget, Variant};
 
 #[derive(Debug, Default)]
 pub(super) struct Guest {
@@ -24,6 +24,41 @@ pub(super) struct Guest {
 }
 
 impl World {
+    /// What the guest may do, and need not.
+    pub(super) fn possible_of_guest(&self) -> Vec<Act> {
+        let Budget {
+            refusals,
+            overtakes,
+            finds,
+            lies,
+            ..
+        } = self.budget;
+        let mut possible = Vec::new();
+        let is_ejecting = self.guest.last_word.is_some();
+        let vcpus = 1..self.shape.vcpus;
+        if refusals > 0 && !is_ejecting && !self.guest.work.is_empty() {
+            possible.extend([Act::Begin, Act::Refuse]);
+            if self.shape.budget.deadlines > 0 {
+                possible.push(Act::Ignore);
+            }
+        }
+        if overtakes > 0 && self.guest.work.len() > 1 {
+            possible.push(Act::Overtake);
+        }
+        // Linux holds one lock for that and for its work.
+        if finds > 0 && !is_ejecting {
+            let unknown = vcpus.clone().filter(|id| !self.guest.knows.contains(id));
+            possible.extend(unknown.map(Act::Find));
+        }
+        if lies > 0 && !is_ejecting {
+            for id in vcpus {
+                possible.push(Act::EjectUnasked(id));
+                possible.extend([(1, 0), (3, 0), (3, 0x80)].map(|(s, t)| Act::Lie(id, s, t)));
+            }
+        }
+        possible
+    }
+
     pub(super) fn guest(&mut self, act: &Act) {
         match act {
             Act::Scan => {

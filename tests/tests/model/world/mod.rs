@@ -5,7 +5,7 @@ mod guest;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
@@ -32,6 +32,7 @@ pub(crate) struct World {
     lock: Option<Entrance>,
     budget: Budget,
     generation: u64,
+    is_paused: bool,
     view: View,
     /// A register write that has not returned, with the lock held that everything needs.
     held: Option<u32>,
@@ -60,7 +61,7 @@ impl fmt::Debug for World {
             self.users,
             self.waits,
             self.budget,
-            self.held,
+            (self.held, self.is_paused),
             self.wrong
         )
     }
@@ -100,6 +101,7 @@ impl World {
             lock,
             budget: shape.budget,
             generation: 1,
+            is_paused: false,
             view: View::default(),
             held: None,
             wrong: None,
@@ -140,7 +142,7 @@ impl World {
         let threads = (0u32..).zip(&self.machine.threads);
         let busy = threads.filter(|(_, thread)| !thread.todo.is_empty());
         due.extend(busy.map(|(id, _)| Act::Thread(id)));
-        if !self.guest.is_dead {
+        if self.guest_runs() {
             match self.guest.last_word {
                 Some((_, true)) => due.push(Act::LastWord),
                 Some((_, false)) => due.push(Act::Look),
@@ -165,13 +167,19 @@ impl World {
         if self.waits.lock().pending.is_some() && self.nobody_is_waited_for() {
             due.push(Act::Answer);
         }
-        if self.budget.deadlines > 0
+        if self.is_paused {
+            due.push(Act::Resume);
+        } else if self.budget.deadlines > 0
             && self.held.is_none()
             && self.open_operations().next().is_some()
         {
             due.push(Act::Deadline);
         }
         due
+    }
+
+    fn guest_runs(&self) -> bool {
+        !self.guest.is_dead && !self.is_paused
     }
 
     fn can_go(&self, user: &User) -> bool {
@@ -194,20 +202,17 @@ impl World {
         let mut possible = Vec::new();
         let Budget {
             requests,
-            deadlines: _,
             cancels,
-            refusals,
-            overtakes,
-            finds,
-            lies,
+            pauses,
             reboots,
             deaths,
             vetoes,
+            ..
         } = self.budget;
-        let free = self.held.is_none() && !self.guest.is_dead;
+        let free = self.held.is_none() && self.guest_runs();
         let vcpus = 1..self.shape.vcpus;
         if requests > 0 && free {
-            for id in vcpus.clone() {
+            for id in vcpus {
                 for target in [Target::Online, Target::Offline] {
                     possible.push(Act::Ask(Want::One(id, target)));
                 }
@@ -217,29 +222,14 @@ impl World {
                 possible.push(Act::Ask(Want::Count(self.shape.vcpus)));
             }
         }
-        if cancels > 0 && free {
+        if pauses > 0 && free {
+            possible.push(Act::Pause);
+        }
+        if cancels > 0 && self.held.is_none() && !self.guest.is_dead {
             possible.extend(self.open_operations().map(Act::Cancel));
         }
-        let at_work = self.guest.last_word.is_none() && !self.guest.work.is_empty();
-        if refusals > 0 && at_work && !self.guest.is_dead {
-            possible.extend([Act::Begin, Act::Refuse]);
-            if self.shape.budget.deadlines > 0 {
-                possible.push(Act::Ignore);
-            }
-        }
-        if overtakes > 0 && !self.guest.is_dead && self.guest.work.len() > 1 {
-            possible.push(Act::Overtake);
-        }
-        // Linux holds one lock for that and for its work.
-        if finds > 0 && !self.guest.is_dead && self.guest.last_word.is_none() {
-            let unknown = vcpus.clone().filter(|id| !self.guest.knows.contains(id));
-            possible.extend(unknown.map(Act::Find));
-        }
-        if lies > 0 && !self.guest.is_dead && self.guest.last_word.is_none() {
-            for id in vcpus {
-                possible.push(Act::EjectUnasked(id));
-                possible.extend([(1, 0), (3, 0), (3, 0x80)].map(|(s, t)| Act::Lie(id, s, t)));
-            }
+        if self.guest_runs() {
+            possible.extend(self.possible_of_guest());
         }
         if reboots > 0 && free {
             possible.push(Act::Reboot);
@@ -286,6 +276,15 @@ impl World {
                     self.budget.deadlines -= 1;
                 }
                 self.coordinator.tick(&mut self.machine);
+            }
+            Act::Pause => {
+                self.budget.pauses -= 1;
+                self.is_paused = true;
+                self.coordinator.pause(Instant::now());
+            }
+            Act::Resume => {
+                self.is_paused = false;
+                self.coordinator.resume(Instant::now());
             }
             Act::Control => self.control(),
             Act::Thread(id) => {
