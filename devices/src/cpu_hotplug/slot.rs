@@ -205,6 +205,7 @@ impl Slot {
         if self.cpu.is_none() {
             self.plug = self.plug.wrapping_add(1);
             self.cpu = Some(Cpu::default());
+            self.vacating = self.vacating.map(|_| 0);
         }
         self.set_insert_event();
         self.plug
