@@ -628,7 +628,7 @@ _hotvisor() {
                     return 0
                     ;;
                 --allow)
-                    COMPREPLY=($(compgen -W "refused timed_out" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "refused timed_out failed" -- "${cur}"))
                     return 0
                     ;;
                 --tolerate)

@@ -108,7 +108,8 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l guest-comma
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l guest-online -d 'Whose it is to say which CPUs the guest has online; theirs, where somebody in the guest takes some offline meanwhile' -r -f -a "ours\t''
 theirs\t''"
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l allow -d 'Outcomes that are no contradiction, also where nothing accounts for them' -r -f -a "refused\t''
-timed_out\t''"
+timed_out\t''
+failed\t''"
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l tolerate -d 'A complaint of the guest\'s kernel whose first line contains this is no contradiction; may be given several times' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l console -d 'File into which the guest\'s console is written' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand stress" -l vmm-log -d 'What `hotvisor run --log-file` writes; its end is part of the evidence' -r -F

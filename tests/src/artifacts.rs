@@ -27,6 +27,8 @@ pub enum Image {
     Vmlinux(Kernel),
     /// The kernel in the form that boots sooner, and the guest image that has loads in it, which is large.
     Loaded(Kernel),
+    /// The kernel in the form that boots sooner, and the VMM with calls in it that a test can have fail.
+    Failing(Kernel),
 }
 
 impl Image {
@@ -34,7 +36,10 @@ impl Image {
     #[must_use]
     pub fn kernel(self) -> Kernel {
         match self {
-            Self::BzImage(kernel) | Self::Vmlinux(kernel) | Self::Loaded(kernel) => kernel,
+            Self::BzImage(kernel)
+            | Self::Vmlinux(kernel)
+            | Self::Loaded(kernel)
+            | Self::Failing(kernel) => kernel,
         }
     }
 
@@ -93,7 +98,7 @@ impl Artifacts {
     pub fn failing_hotvisor(&self) -> Result<PathBuf> {
         // Once, whoever of the tests comes first.
         static BUILT: Mutex<bool> = Mutex::new(false);
-        let failing = self.dir.join("hotvisor-failpoints");
+        let failing = self.failing();
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
         if !*built {
             copy(&cargo_build(&["--features", "failpoints"])?, &failing)?;
@@ -110,6 +115,10 @@ impl Artifacts {
             Image::BzImage(_) => copy(&unpacked.bzimage(), &self.bzimage(kernel))?,
             Image::Vmlinux(_) => copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?,
             Image::Loaded(_) => self.prepare_image(Image::quick(kernel))?,
+            Image::Failing(_) => {
+                self.failing_hotvisor()?;
+                return self.prepare_image(Image::quick(kernel));
+            }
         }
         if let Image::Loaded(_) = image {
             host::ensure(host::LOADS)?;
@@ -143,13 +152,27 @@ impl Artifacts {
         self.dir.join("hotvisor")
     }
 
+    /// The VMM's executable with calls in it that can fail, where it was made.
+    fn failing(&self) -> PathBuf {
+        self.dir.join("hotvisor-failpoints")
+    }
+
+    /// The VMM's executable that an image is for.
+    #[must_use]
+    pub fn vmm(&self, image: Image) -> PathBuf {
+        match image {
+            Image::Failing(_) => self.failing(),
+            _ => self.hotvisor(),
+        }
+    }
+
     /// The kernel of an image, in its form.
     #[must_use]
     pub fn kernel(&self, image: Image) -> PathBuf {
         match image {
             Image::BzImage(kernel) => self.bzimage(kernel),
             Image::Vmlinux(kernel) => self.vmlinux(kernel),
-            Image::Loaded(kernel) => self.kernel(Image::quick(kernel)),
+            Image::Loaded(kernel) | Image::Failing(kernel) => self.kernel(Image::quick(kernel)),
         }
     }
 
@@ -182,10 +205,15 @@ impl Artifacts {
     pub fn for_l1(&self, images: &[Image]) -> Vec<(PathBuf, String)> {
         let mut files = vec![self.hotvisor()];
         for &image in images {
+            if self.vmm(image) != self.hotvisor() {
+                files.push(self.vmm(image));
+            }
             files.push(self.kernel(image));
             files.push(match image {
                 Image::Loaded(kernel) => self.loaded(kernel),
-                Image::BzImage(kernel) | Image::Vmlinux(kernel) => self.initramfs(kernel),
+                Image::BzImage(kernel) | Image::Vmlinux(kernel) | Image::Failing(kernel) => {
+                    self.initramfs(kernel)
+                }
             });
         }
         files

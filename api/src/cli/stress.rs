@@ -107,6 +107,7 @@ enum Whose {
 enum Outcome {
     Refused,
     TimedOut,
+    Failed,
 }
 
 /// Seconds, or a number with a unit.
@@ -150,6 +151,7 @@ impl Args {
             allowed: Allowed {
                 refused: self.allow.contains(&Outcome::Refused),
                 timed_out: self.allow.contains(&Outcome::TimedOut),
+                failed: self.allow.contains(&Outcome::Failed),
             },
             tolerate: self.tolerate,
             vmm_log: self.vmm_log,

@@ -94,7 +94,7 @@ impl Context {
         let vm = if std::env::var(VMM_VARIABLE).is_ok_and(|vmm| vmm == "qemu") {
             Vm::peer_qemu()
         } else {
-            Vm::hotvisor(self.artifacts.hotvisor())
+            Vm::hotvisor(self.artifacts.vmm(image))
         };
         vm.kernel(self.artifacts.kernel(image))
             .initramfs(self.artifacts.initramfs(kernel))

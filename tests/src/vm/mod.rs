@@ -10,6 +10,7 @@ mod cli;
 mod console;
 pub mod events;
 mod evidence;
+pub mod failpoints;
 mod footprint;
 mod http;
 mod memory;

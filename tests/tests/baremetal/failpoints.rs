@@ -7,11 +7,13 @@ use std::io;
 
 use anyhow::{Context as _, Result, ensure};
 use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::vm::failpoints::{Failure, NEW, OTHERS, USED};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, Machine, test};
 use crate::hotplug::guest::{Hotplug, INSERT};
+use crate::served;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -29,43 +31,9 @@ pub(crate) fn tests() -> Vec<Test> {
         ),
         test("failpoints::an_interrupt_that_gets_lost", lost_interrupt),
         test("failpoints::no_interrupt_gets_through", no_interrupt),
+        test("failpoints::under_stress", stress),
     ]
 }
-
-/// A call, the error that it fails with, and what the user is told of it.
-type Failure = (&'static str, Errno, &'static str);
-
-/// What a vCPU needs that KVM has not made yet.
-const NEW: [Failure; 8] = [
-    ("create-vcpu", Errno::ENOMEM, "create vCPU 1"),
-    ("set-cpuid", Errno::E2BIG, "set CPUID"),
-    ("get-msrs", Errno::EIO, "get MSRs"),
-    ("set-msrs", Errno::EIO, "set MSRs"),
-    ("get-lapic", Errno::EINVAL, "get local APIC"),
-    ("set-lapic", Errno::EINVAL, "set local APIC"),
-    ("duplicate-descriptor", Errno::EMFILE, "second descriptor"),
-    ("spawn-thread", Errno::EAGAIN, "thread of vcpu-1"),
-];
-/// What one needs that the guest had before.
-const USED: [Failure; 7] = [
-    (
-        "get-mp-state",
-        Errno::EINTR,
-        "get the state of waiting for INIT",
-    ),
-    ("get-vcpu-events", Errno::EIO, "get vCPU events"),
-    ("set-vcpu-events", Errno::EINVAL, "set vCPU events"),
-    ("set-pat", Errno::EIO, "set page attributes"),
-    ("get-msrs", Errno::EIO, "get MSRs"),
-    ("set-msrs", Errno::EIO, "set MSRs"),
-    (
-        "set-mp-state",
-        Errno::EINVAL,
-        "set the state of waiting for INIT",
-    ),
-];
-/// What else fails, and is done again or waited for.
-const OTHERS: [&str; 3] = ["kick", "see-start", "interrupt"];
 
 /// A machine whose calls can be made to fail.
 fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
@@ -74,15 +42,11 @@ fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
 
 /// Has a call fail from now on as `actions` say.
 fn set(guest: &Guest, point: &str, actions: &str) -> Result<()> {
-    let answer = guest
-        .vm()
-        .api()
-        .put(&format!("/failpoints/{point}"), &json!(actions))?;
-    guest.ensure(answer.status == 200, || format!("{point}: {}", answer.body))
+    guest.vm().fail(point, actions)
 }
 
 fn counts(guest: &Guest) -> Result<Value> {
-    Ok(guest.vm().api().get("/failpoints")?.body)
+    guest.vm().failpoints()
 }
 
 /// A request that may not take longer than this many seconds.
@@ -382,5 +346,45 @@ fn no_interrupt(context: &Context) -> Result<()> {
         let operation = guest.request(1, target)?;
         obey_interrupted(&guest, &operation, target, n)?;
     }
+    guest.power_off()
+}
+
+/// Calls fail again and again while everything comes and goes. Each does so as often as it says, so that at the end all is as at
+/// the beginning.
+fn stress(context: &Context) -> Result<()> {
+    let guest = served::boot(machine(context, 2, 6)?, 2)?;
+    let failing = [
+        ("spawn-thread", Errno::EAGAIN, 1),
+        ("create-vcpu", Errno::ENOMEM, 1),
+        ("get-mp-state", Errno::EINTR, 3),
+        ("set-vcpu-events", Errno::EINVAL, 5),
+        ("set-msrs", Errno::EIO, 7),
+        ("set-mp-state", Errno::EINVAL, 9),
+        ("kick", Errno::EAGAIN, 11),
+        ("see-start", Errno::EINTR, 4),
+    ];
+    const TIMES: usize = 4;
+    for (point, errno, apart) in failing {
+        let once = format!("{apart}*off->1*return({})", errno as i32);
+        set(&guest, point, &[once.as_str(); TIMES].join("->"))?;
+    }
+    let came = guest.vm().cli(&[
+        "stress",
+        "--seed=9",
+        "--cycles=150",
+        "--allow=failed",
+        "--json",
+    ])?;
+    guest.ensure(came.code == 0, || format!("{came:#?}"))?;
+    let summary: Value = serde_json::from_str(&came.out)?;
+    let counts = counts(&guest)?;
+    let failed = |point: &str| counts[point]["failed"].as_u64();
+    guest.ensure(
+        failing.iter().all(|(point, ..)| failed(point) > Some(0))
+            && summary["outcomes"]["failed"].as_u64() > Some(0)
+            && summary["contradiction"].is_null(),
+        || format!("{summary:#}\n{counts:#}"),
+    )?;
+    served::end(&guest)?;
     guest.power_off()
 }

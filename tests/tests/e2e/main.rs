@@ -6,6 +6,7 @@ mod cli;
 mod cloud_hypervisor;
 mod cpus;
 mod end;
+mod failpoints;
 mod hotplug;
 mod pause;
 mod stress;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             cloud_hypervisor::tests(),
             cpus::tests(),
             end::tests(),
+            failpoints::tests(),
             hotplug::tests(),
             pause::tests(),
             stress::tests(),

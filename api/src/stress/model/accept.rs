@@ -1,6 +1,6 @@
 //! What a request must have become when it was accepted.
 
-use super::{Model, Rest, Told, With};
+use super::{Allowed, Model, Rest, Told, With};
 use crate::stress::plan::Ask;
 use crate::wire::operations::{Kind, Part};
 use crate::wire::vcpus::Target;
@@ -20,7 +20,7 @@ impl Model {
         let mut certain = with == With::default();
         // Where an outcome changes what is wanted, as a no does, later requests find something else.
         let open = with == With::default() && told.iter().all(|told| !told.cancelled);
-        let open = open && !self.allowed.refused && !self.allowed.timed_out;
+        let open = open && self.allowed == Allowed::default();
         for told in told {
             let wishes = match &told.ask {
                 Ask::One(id, to) => Wishes::from([(*id, *to)]),

@@ -88,7 +88,7 @@ impl Model {
             }
             Code::Refused => self.allowed.refused || with.busy == Some(part.id),
             Code::TimedOut => self.allowed.timed_out || with.busy == Some(part.id),
-            Code::Failed => false,
+            Code::Failed => self.allowed.failed,
         };
         (!fine).then_some("and nothing accounts for that")
     }

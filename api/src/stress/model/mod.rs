@@ -43,6 +43,7 @@ pub(crate) struct With {
 pub(crate) struct Allowed {
     pub(crate) refused: bool,
     pub(crate) timed_out: bool,
+    pub(crate) failed: bool,
 }
 
 /// A vCPU at rest.
@@ -180,7 +181,7 @@ impl Model {
             [] => Must::Stay,
             [.., (to, Code::Succeeded)] => Must::Be(to),
             // Undone, so that it is where it was.
-            [(_, Code::Cancelled | Code::Refused)] => Must::Return,
+            [(_, Code::Cancelled | Code::Refused | Code::Failed)] => Must::Return,
             _ => Must::Rest,
         }
     }

@@ -309,14 +309,19 @@ fn an_outcome_needs_what_accounts_for_it() {
     let allowed = |code, allowed| Case::kept(code).change(|case| case.allowed = allowed);
     let refused = Allowed {
         refused: true,
-        timed_out: false,
+        ..Allowed::default()
     };
     let timed_out = Allowed {
-        refused: false,
         timed_out: true,
+        ..Allowed::default()
+    };
+    let failed = Allowed {
+        failed: true,
+        ..Allowed::default()
     };
     assert_eq!(allowed(Code::Refused, refused), "");
     assert_eq!(allowed(Code::TimedOut, timed_out), "");
+    assert_eq!(allowed(Code::Failed, failed), "");
     says(&allowed(Code::TimedOut, refused), "timed_out");
     assert_eq!(
         Case::kept(Code::Cancelled).change(|case| case.told[0].cancelled = true),
