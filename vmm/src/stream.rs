@@ -44,7 +44,7 @@ pub fn stdin() -> Result<File> {
     own(&io::stdin(), "serial tty: standard input")
 }
 
-/// Standard output, as [`unblocking`].
+/// Standard output, written to without ever waiting.
 ///
 /// # Errors
 /// [`Error::Input`] where there is none.
@@ -52,7 +52,7 @@ pub fn stdout() -> Result<Box<dyn Target>> {
     unblocking(own(&io::stdout(), "serial tty: standard output")?)
 }
 
-/// Standard error, as [`unblocking`].
+/// Standard error, written to without ever waiting.
 ///
 /// # Errors
 /// [`Error::Input`] where there is none.

@@ -38,7 +38,7 @@ impl Control {
     /// A control thread to be.
     ///
     /// # Errors
-    /// [`Error::Host`] where the host has no descriptor for it.
+    /// [`crate::Error::Host`] where the host has no descriptor for it.
     pub fn new() -> Result<Self> {
         Ok(Self {
             queue: Queue::new()?,

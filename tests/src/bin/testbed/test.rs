@@ -96,6 +96,10 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
         let failing = ["clippy", "--package", "hotvisor", "--features", FAILING];
         let lint = [&failing[..], &["--all-targets", "--", "-D", "warnings"]].concat();
         add("lints of failpoints", false, &lint);
+        for package in ["hotvisor-vmm", "hotvisor-devices"] {
+            let lint = ["rustdoc", "--package", package, "--", "-D", "warnings"];
+            add(&format!("documentation of {package}"), false, &lint);
+        }
     }
     let integration = integration_tests()?;
     let mut unit = vec!["test", "--workspace", "--lib", "--bins", "--examples"];

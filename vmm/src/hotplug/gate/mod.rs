@@ -17,7 +17,7 @@
 //! For whoever goes in and out often, that costs next to nothing while it is open, as with the kernel's
 //! `percpu_rw_semaphore`: each [`User`] has a mark of its own, in a cache line of its own, which nobody else writes to;
 //! the state is in a line that all read and that changes only with hotplug; there is no locked instruction, and the fence
-//! between the two is paid for by who closes the gate (see [`fence`]). Everything else is done under a lock: to become a
+//! between the two is paid for by who closes the gate (`gate/fence.rs`). Everything else is done under a lock: to become a
 //! user, and so to go in once with [`Entrance::enter`], too.
 //!
 //! ```
