@@ -357,14 +357,20 @@ fn a_vcpu_that_is_wanted_back_at_once_is_shown_when_the_guest_has_seen_it_gone()
     assert_eq!(world.board.scan(), [(1, Ask::Insert)]);
 }
 
-/// The host may be slow, and remind a guest that has said no.
-#[test]
-fn a_guest_that_says_no_and_then_yes_has_it() {
+/// vCPU 2 was plugged, and the guest has not read that.
+fn with_announced() -> World {
     let mut world = World::new();
     world.step(Step::Ask(Want::One(2, Target::Online), false));
     world.step(Step::Thread(2));
     world.step(Step::Control);
     assert_eq!(world.coordinator.slots[2].phase.name(), "announced");
+    world
+}
+
+/// The host may be slow, and remind a guest that has said no.
+#[test]
+fn a_guest_that_says_no_and_then_yes_has_it() {
+    let mut world = with_announced();
     let hears_and = |world: &mut World, manner| {
         world.step(Step::Scan);
         world.step(Step::Work(manner));
@@ -380,10 +386,7 @@ fn a_guest_that_says_no_and_then_yes_has_it() {
 /// Linux since 6.8 handles notifications on all CPUs at once, and one may overtake the other.
 #[test]
 fn an_ejection_is_shown_when_the_guest_has_answered_to_the_insertion() {
-    let mut world = World::new();
-    world.step(Step::Ask(Want::One(2, Target::Online), false));
-    world.step(Step::Thread(2));
-    world.step(Step::Control);
+    let mut world = with_announced();
     // As by the scan of its boot.
     assert!(world.board.is_enabled(2));
     world.step(Step::Ask(Want::One(2, Target::Offline), false));
@@ -403,10 +406,7 @@ fn an_ejection_is_shown_when_the_guest_has_answered_to_the_insertion() {
 /// Who has forgotten what it was told of (kexec) is told of that again, not of an ejection that it is not shown.
 #[test]
 fn a_guest_that_is_to_eject_what_it_has_not_answered_to_is_told_of_the_insertion_again() {
-    let mut world = World::new();
-    world.step(Step::Ask(Want::One(2, Target::Online), false));
-    world.step(Step::Thread(2));
-    world.step(Step::Control);
+    let mut world = with_announced();
     assert_eq!(world.board.scan(), [(2, Ask::Insert)]);
     world.step(Step::Ask(Want::One(2, Target::Offline), false));
     assert_eq!(world.board.scan(), []);
