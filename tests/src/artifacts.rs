@@ -53,6 +53,15 @@ impl Image {
         }
     }
 
+    /// Whether it has the kernel as an ELF file.
+    fn is_elf(self) -> bool {
+        match self {
+            Self::BzImage(_) => false,
+            Self::Vmlinux(_) => true,
+            Self::Loaded(kernel) | Self::Failing(kernel) => Self::quick(kernel).is_elf(),
+        }
+    }
+
     /// All kernels as Debian ships them.
     #[must_use]
     pub fn all_bzimages() -> Vec<Self> {
@@ -111,14 +120,13 @@ impl Artifacts {
         let kernel = image.kernel();
         let unpacked = kernel.fetch()?;
         fs::create_dir_all(self.dir.join(kernel.name()))?;
-        match image {
-            Image::BzImage(_) => copy(&unpacked.bzimage(), &self.bzimage(kernel))?,
-            Image::Vmlinux(_) => copy(&unpacked.vmlinux()?, &self.vmlinux(kernel))?,
-            Image::Loaded(_) => self.prepare_image(Image::quick(kernel))?,
-            Image::Failing(_) => {
-                self.failing_hotvisor()?;
-                return self.prepare_image(Image::quick(kernel));
-            }
+        let form = match image.is_elf() {
+            true => unpacked.vmlinux()?,
+            false => unpacked.bzimage(),
+        };
+        copy(&form, &self.kernel(image))?;
+        if let Image::Failing(_) = image {
+            self.failing_hotvisor()?;
         }
         if let Image::Loaded(_) = image {
             host::ensure(host::LOADS)?;
@@ -169,10 +177,9 @@ impl Artifacts {
     /// The kernel of an image, in its form.
     #[must_use]
     pub fn kernel(&self, image: Image) -> PathBuf {
-        match image {
-            Image::BzImage(kernel) => self.bzimage(kernel),
-            Image::Vmlinux(kernel) => self.vmlinux(kernel),
-            Image::Loaded(kernel) | Image::Failing(kernel) => self.kernel(Image::quick(kernel)),
+        match image.is_elf() {
+            true => self.vmlinux(image.kernel()),
+            false => self.bzimage(image.kernel()),
         }
     }
 
@@ -211,9 +218,7 @@ impl Artifacts {
             files.push(self.kernel(image));
             files.push(match image {
                 Image::Loaded(kernel) => self.loaded(kernel),
-                Image::BzImage(kernel) | Image::Vmlinux(kernel) | Image::Failing(kernel) => {
-                    self.initramfs(kernel)
-                }
+                other => self.initramfs(other.kernel()),
             });
         }
         files

@@ -86,6 +86,13 @@ pub struct Context {
 }
 
 impl Context {
+    fn new(artifacts: Artifacts) -> Self {
+        Self {
+            artifacts,
+            image: None,
+        }
+    }
+
     /// A VM under Hotvisor with a kernel, in the form that the test's image has it, its guest image, and one vCPU.
     #[must_use]
     pub fn vm(&self, kernel: Kernel) -> Builder {
@@ -120,10 +127,7 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(run_here(suite.tests, arguments, None));
     }
     if Job::is_running() {
-        let context = Context {
-            artifacts: Artifacts::open()?,
-            image: None,
-        };
+        let context = Context::new(Artifacts::open()?);
         let tests = beds::share_of_this_one(suite.tests);
         return Ok(run_here(tests, arguments, Some(context)));
     }
@@ -137,10 +141,7 @@ fn run(suite: Suite, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(run_here(
             suite.tests,
             arguments,
-            Some(Context {
-                artifacts,
-                image: None,
-            }),
+            Some(Context::new(artifacts)),
         ));
     }
     let selected = suite

@@ -40,15 +40,6 @@ fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
     Machine::of(context.artifacts.failing_hotvisor()?, boot, max)
 }
 
-/// Has a call fail from now on as `actions` say.
-fn set(guest: &Guest, point: &str, actions: &str) -> Result<()> {
-    guest.vm().fail(point, actions)
-}
-
-fn counts(guest: &Guest) -> Result<Value> {
-    guest.vm().failpoints()
-}
-
 /// A request that may not take longer than this many seconds.
 fn request_within(guest: &Guest, cpu: u32, target: &str, timeout: f64) -> Result<Value> {
     let path = format!("/api/v1/vcpus/{cpu}?timeout={timeout}");
@@ -88,7 +79,9 @@ const FAILURES: u64 = 5;
 
 /// A plug of vCPU 1 fails at a call, again and again, and then succeeds. The guest has started it so many times.
 fn fails(guest: &Guest, (point, errno, says): Failure, starts: u32) -> Result<()> {
-    set(guest, point, &format!("return({})", errno as i32))?;
+    guest
+        .vm()
+        .fail(point, &format!("return({})", errno as i32))?;
     let mut first = None;
     for _ in 0..FAILURES {
         let operation = guest.put("/api/v1/vcpus/1", &json!({ "target": "online" }))?;
@@ -107,11 +100,11 @@ fn fails(guest: &Guest, (point, errno, says): Failure, starts: u32) -> Result<()
             Ok(now.threads <= first.threads && now.files <= first.files)
         })?;
     }
-    let failed = counts(guest)?[point]["failed"].as_u64();
+    let failed = guest.vm().failpoints()?[point]["failed"].as_u64();
     guest.ensure(failed >= Some(FAILURES), || {
         format!("{point} failed {failed:?} times")
     })?;
-    set(guest, point, "off")?;
+    guest.vm().fail(point, "off")?;
     plug(guest, 1, starts + 1)?;
     unplug(guest, 1)
 }
@@ -137,7 +130,7 @@ fn none(context: &Context) -> Result<()> {
 
 fn covered(context: &Context) -> Result<()> {
     let guest = machine(context, 1, 1)?.boot()?;
-    let counts = counts(&guest)?;
+    let counts = guest.vm().failpoints()?;
     let there: BTreeSet<&str> = counts
         .as_object()
         .context("no failpoints")?
@@ -188,8 +181,7 @@ fn threadless_vcpu(context: &Context) -> Result<()> {
 /// One request for three vCPUs, and there is no room for the second of them.
 fn one_of_several(context: &Context) -> Result<()> {
     let guest = machine(context, 1, 4)?.boot()?;
-    set(
-        &guest,
+    guest.vm().fail(
         "spawn-thread",
         &format!("1*off->1*return({})->off", Errno::EAGAIN as i32),
     )?;
@@ -226,17 +218,17 @@ fn one_of_several(context: &Context) -> Result<()> {
 fn lost_kick(context: &Context) -> Result<()> {
     let guest = machine(context, 2, 2)?.boot()?;
     guest.start_cpu(1, 1)?;
-    set(&guest, "kick", "3*return->off")?;
+    guest.vm().fail("kick", "3*return->off")?;
     unplug(&guest, 1)?;
-    let count = counts(&guest)?["kick"].clone();
+    let count = guest.vm().failpoints()?["kick"].clone();
     guest.ensure(
         count["failed"] == 3 && count["passed"].as_u64() >= Some(1),
         || format!("kicks: {count}"),
     )?;
     plug(&guest, 1, 2)?;
-    set(&guest, "kick", "3*return->off")?;
+    guest.vm().fail("kick", "3*return->off")?;
     guest.vm().api().pause()?;
-    let failed = counts(&guest)?["kick"]["failed"].as_u64();
+    let failed = guest.vm().failpoints()?["kick"]["failed"].as_u64();
     guest.ensure(failed == Some(6), || format!("kicks lost: {failed:?}"))?;
     guest.vm().api().resume()?;
     unplug(&guest, 1)?;
@@ -247,7 +239,7 @@ fn lost_kick(context: &Context) -> Result<()> {
 fn no_kick(context: &Context) -> Result<()> {
     let guest = machine(context, 2, 2)?.boot()?;
     guest.start_cpu(1, 1)?;
-    set(&guest, "kick", "return")?;
+    guest.vm().fail("kick", "return")?;
     let operation = request_within(&guest, 1, "offline", 2.0)?;
     guest.obey_unplug(1)?;
     let outcome = guest.expect_state(&operation, "timed_out")?;
@@ -256,7 +248,7 @@ fn no_kick(context: &Context) -> Result<()> {
         format!("it was said {detail:?}")
     })?;
     guest.expect_phase(1, "stopping")?;
-    set(&guest, "kick", "off")?;
+    guest.vm().fail("kick", "off")?;
     guest.expect_phase(1, "dormant")?;
     plug(&guest, 1, 2)?;
     guest.power_off()
@@ -264,15 +256,15 @@ fn no_kick(context: &Context) -> Result<()> {
 
 fn unseen_start(context: &Context) -> Result<()> {
     let guest = machine(context, 1, 2)?.boot()?;
-    set(&guest, "see-start", "3*return->off")?;
+    guest.vm().fail("see-start", "3*return->off")?;
     plug(&guest, 1, 1)?;
-    let count = counts(&guest)?["see-start"].clone();
+    let count = guest.vm().failpoints()?["see-start"].clone();
     guest.ensure(count["failed"] == 3, || {
         format!("looks at the state: {count}")
     })?;
     unplug(&guest, 1)?;
     // As long as KVM does not say it, nobody knows; and then it is known.
-    set(&guest, "see-start", "return")?;
+    guest.vm().fail("see-start", "return")?;
     let operation = request_within(&guest, 1, "online", 2.0)?;
     guest.expect_phase(1, "announced")?;
     guest.scan()?;
@@ -284,7 +276,7 @@ fn unseen_start(context: &Context) -> Result<()> {
     guest.vm().api().pause()?;
     guest.vm().api().resume()?;
     guest.wait_said("does not say whether the guest has started it")?;
-    set(&guest, "see-start", "off")?;
+    guest.vm().fail("see-start", "off")?;
     guest.expect_phase(1, "online")?;
     unplug(&guest, 1)?;
     guest.power_off()
@@ -315,11 +307,11 @@ fn lost_interrupt(context: &Context) -> Result<()> {
     let guest = machine(context, 1, 2)?.boot()?;
     for (n, target) in [(1, "online"), (1, "offline"), (2, "online")] {
         await_interrupt(&guest)?;
-        set(&guest, "interrupt", "1*return->off")?;
+        guest.vm().fail("interrupt", "1*return->off")?;
         let operation = guest.request(1, target)?;
         obey_interrupted(&guest, &operation, target, n)?;
     }
-    let count = counts(&guest)?["interrupt"].clone();
+    let count = guest.vm().failpoints()?["interrupt"].clone();
     guest.ensure(count["failed"] == 3, || format!("interrupts: {count}"))?;
     guest.power_off()
 }
@@ -328,11 +320,9 @@ fn no_interrupt(context: &Context) -> Result<()> {
     let guest = machine(context, 1, 2)?.boot()?;
     for (n, target, other) in [(1, "online", "dormant"), (1, "offline", "online")] {
         await_interrupt(&guest)?;
-        set(
-            &guest,
-            "interrupt",
-            &format!("return({})", Errno::EIO as i32),
-        )?;
+        guest
+            .vm()
+            .fail("interrupt", &format!("return({})", Errno::EIO as i32))?;
         let operation = request_within(&guest, 1, target, 2.0)?;
         let outcome = guest.expect_state(&operation, "timed_out")?;
         let detail = outcome["detail"].as_str().unwrap_or_default();
@@ -342,7 +332,7 @@ fn no_interrupt(context: &Context) -> Result<()> {
             || format!("it was said {detail:?}"),
         )?;
         guest.expect_phase(1, other)?;
-        set(&guest, "interrupt", "off")?;
+        guest.vm().fail("interrupt", "off")?;
         let operation = guest.request(1, target)?;
         obey_interrupted(&guest, &operation, target, n)?;
     }
@@ -366,7 +356,7 @@ fn stress(context: &Context) -> Result<()> {
     const TIMES: usize = 4;
     for (point, errno, apart) in failing {
         let once = format!("{apart}*off->1*return({})", errno as i32);
-        set(&guest, point, &[once.as_str(); TIMES].join("->"))?;
+        guest.vm().fail(point, &[once.as_str(); TIMES].join("->"))?;
     }
     let came = guest.vm().cli(&[
         "stress",
@@ -377,7 +367,7 @@ fn stress(context: &Context) -> Result<()> {
     ])?;
     guest.ensure(came.code == 0, || format!("{came:#?}"))?;
     let summary: Value = serde_json::from_str(&came.out)?;
-    let counts = counts(&guest)?;
+    let counts = guest.vm().failpoints()?;
     let failed = |point: &str| counts[point]["failed"].as_u64();
     guest.ensure(
         failing.iter().all(|(point, ..)| failed(point) > Some(0))

@@ -6,7 +6,6 @@ mod cli;
 mod cloud_hypervisor;
 mod cpus;
 mod end;
-mod failpoints;
 mod hotplug;
 mod pause;
 mod stress;
@@ -29,7 +28,6 @@ fn main() -> ExitCode {
             cloud_hypervisor::tests(),
             cpus::tests(),
             end::tests(),
-            failpoints::tests(),
             hotplug::tests(),
             pause::tests(),
             stress::tests(),

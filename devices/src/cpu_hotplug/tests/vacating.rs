@@ -2,13 +2,19 @@
 
 use super::*;
 
-/// `_EJ0` comes before the last `_OST`, and the host may have put the next CPU in between.
-#[test]
-fn the_last_word_on_an_ejected_cpu_is_not_taken_for_one_on_the_next() {
+/// The guest has ejected CPU 1, another one was inserted, and it has not looked in between.
+fn not_looked() -> Bed {
     let bed = Bed::new(GuestEject::Honour);
     bed.set(1, EJECT);
     assert_eq!(bed.controller.insert(1), 1);
     bed.posted();
+    bed
+}
+
+/// `_EJ0` comes before the last `_OST`, and the host may have put the next CPU in between.
+#[test]
+fn the_last_word_on_an_ejected_cpu_is_not_taken_for_one_on_the_next() {
+    let bed = not_looked();
     bed.ost(1, 3, 0);
     let word = What::Status {
         source: 3,
@@ -23,10 +29,7 @@ fn the_last_word_on_an_ejected_cpu_is_not_taken_for_one_on_the_next() {
 /// Linux evaluates `_STA` right after `_EJ0`, and takes the eject for failed where something is there.
 #[test]
 fn the_next_cpu_is_shown_once_the_guest_has_looked_whether_the_last_one_is_gone() {
-    let bed = Bed::new(GuestEject::Honour);
-    bed.set(1, EJECT);
-    bed.controller.insert(1);
-    bed.posted();
+    let bed = not_looked();
     // A scan for other CPUs' events may read these flags, and has not asked for them.
     assert_eq!(bed.next(1), None);
     assert_eq!(bed.posted(), []);
@@ -37,10 +40,7 @@ fn the_next_cpu_is_shown_once_the_guest_has_looked_whether_the_last_one_is_gone(
 
 #[test]
 fn a_cpu_that_is_not_shown_yet_has_nothing_to_do_with_what_the_guest_does() {
-    let bed = Bed::new(GuestEject::Honour);
-    bed.set(1, EJECT);
-    bed.controller.insert(1);
-    bed.posted();
+    let bed = not_looked();
     // Of the one before.
     bed.ost(1, 1, 0);
     let word = What::Status {
@@ -57,9 +57,7 @@ fn a_cpu_that_is_not_shown_yet_has_nothing_to_do_with_what_the_guest_does() {
 
 #[test]
 fn a_guest_that_does_not_look_sees_the_next_cpu_when_it_is_announced_again() {
-    let bed = Bed::new(GuestEject::Honour);
-    bed.set(1, EJECT);
-    bed.controller.insert(1);
+    let bed = not_looked();
     for _ in 0..3 {
         assert_eq!(bed.next(0), None);
         bed.controller.announce(1);

@@ -2,6 +2,7 @@
 
 mod boot;
 mod counted;
+mod failpoints;
 mod hogged;
 mod order;
 mod plug;
@@ -39,6 +40,7 @@ pub(crate) fn tests() -> Vec<Test> {
         stopped::tests(),
         boot::tests(),
         counted::tests(),
+        failpoints::tests(),
         order::tests(),
     ]
     .concat()

@@ -1,27 +1,23 @@
 //! Calls that hotplug needs fail while the guest is Linux: it notices nothing of a vCPU that does not come, waits for one that
 //! goes, and the next request succeeds.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
+use hotvisor_tests::vm::Vm;
 use hotvisor_tests::vm::api::{State, Target};
 use hotvisor_tests::vm::failpoints::{Failure, NEW, USED};
-use hotvisor_tests::vm::{SOON, Vm};
 
-/// Longest wait for the end of an operation.
-const WAIT: Duration = Duration::from_secs(60);
+use super::{WAIT, end, expect, expect_cpus, explains, start, succeeded};
 
-pub(crate) fn tests() -> Vec<Test> {
+pub(super) fn tests() -> Vec<Test> {
     let image = Image::Failing(Kernel::V6_12Cloud);
-    vec![Test::with_image("failpoints", image, failpoints)]
+    vec![Test::with_image("hotplug::failpoints", image, failpoints)]
 }
 
 fn failpoints(context: &Context, kernel: Kernel) -> Result<()> {
-    let vm = context.vm(kernel).cpus(1, 2).start()?;
-    vm.wait_for_init(1)?;
+    let vm = start(context, kernel, 1, 2)?;
     for failure in NEW {
         does_not_come(&vm, failure)?;
     }
@@ -40,32 +36,27 @@ fn failpoints(context: &Context, kernel: Kernel) -> Result<()> {
         let failed = counts[point]["failed"].as_u64();
         ensure!(failed == Some(times), "{point} failed {failed:?} times");
     }
-    vm.sh_last("poweroff -f")?;
-    vm.wait_success(SOON)
+    end(&vm)
 }
 
 /// A plug of vCPU 1 fails at a call, and the guest is as before.
 fn does_not_come(vm: &Vm, (point, errno, says): Failure) -> Result<()> {
     vm.fail(point, &format!("return({})", errno as i32))?;
     let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
-    let outcome = operation.part(1).and_then(|part| part.outcome.as_ref());
-    if outcome.is_none_or(|end| end.code != State::Failed || !end.detail.contains(says)) {
-        return Err(vm.evidence(format!("{point}: {operation:#?}")));
-    }
+    expect(vm, &operation, State::Failed)?;
+    explains(vm, &operation, 1, says)?;
     vm.fail(point, "off")?;
     let vcpus = vm.api().vcpus()?;
-    let present = vm.sh_ok("cat /sys/devices/system/cpu/present")?;
-    if (vcpus.plugged, vcpus.online, present.as_str()) != (1, 1, "0") {
-        return Err(vm.evidence(format!("{point}: the guest has {present}: {vcpus:#?}")));
-    }
-    Ok(())
+    ensure!(
+        (vcpus.plugged, vcpus.online) == (1, 1),
+        "{point}: {vcpus:#?}"
+    );
+    expect_cpus(vm, "0", "0")
 }
 
 /// A request for vCPU 1 succeeds, and the guest has these afterwards.
 fn changes(vm: &Vm, target: Target, online: &[u32]) -> Result<()> {
     let operation = vm.api().vcpu_target(1, target, WAIT)?;
-    if operation.state != State::Succeeded {
-        return Err(vm.evidence(format!("not {target:?}: {operation:#?}")));
-    }
+    succeeded(vm, &operation, &[1])?;
     vm.agree(online)
 }
