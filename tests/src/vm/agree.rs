@@ -9,10 +9,15 @@ use anyhow::Result;
 use super::api::{Target, Vcpus};
 use super::{SOON, Thread, Vm};
 
-/// Three lines, whose order [`Guest::parse`] knows. The third gives the ids of the online CPUs' local APICs:
-/// the numbers that Linux gives CPUs depend on which of them it was booted with.
-const ASK_GUEST: &str = "cat /sys/devices/system/cpu/present /sys/devices/system/cpu/online; \
-                         sed -n 's/^apicid.*: //p' /proc/cpuinfo | xargs";
+/// Lines whose order [`Guest::parse`] knows. The third gives the ids of the online CPUs' local APICs: the numbers
+/// that Linux gives CPUs depend on which of them it was booted with. A line follows for each CPU that is on its way:
+/// Linux calls one online before tasks may run there, and for a while after that. The boot CPU never is, and 6.1 has
+/// no target for it.
+const ASK_GUEST: &str = "cd /sys/devices/system/cpu; cat present online; \
+                         sed -n 's/^apicid.*: //p' /proc/cpuinfo | xargs; \
+                         for cpu in cpu[1-9]*; do { read -r state <$cpu/hotplug/state; \
+                         read -r target <$cpu/hotplug/target; } 2>/dev/null; \
+                         [ \"$state\" = \"$target\" ] || echo \"$cpu: $state of $target\"; done";
 
 /// What the guest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +25,7 @@ struct Guest {
     present: BTreeSet<u32>,
     online: BTreeSet<u32>,
     apic_ids: BTreeSet<u32>,
+    on_their_way: Vec<String>,
 }
 
 impl Guest {
@@ -30,6 +36,7 @@ impl Guest {
             present: ids(',')?,
             online: ids(',')?,
             apic_ids: ids(' ')?,
+            on_their_way: lines.map(str::to_owned).collect(),
         })
     }
 }
@@ -98,6 +105,9 @@ impl Views {
                 "the guest has these online: {:?}, with the APIC ids {:?}",
                 guest.online, guest.apic_ids
             ));
+        }
+        for cpu in &guest.on_their_way {
+            found.push(format!("the guest's is on its way, {cpu}"));
         }
     }
 
@@ -248,6 +258,10 @@ mod tests {
             "{}",
             said(&wrong)
         );
+
+        let mut wrong = views();
+        wrong.guest.push_str("\ncpu1: 151 of 236");
+        assert_eq!(said(&wrong), "the guest's is on its way, cpu1: 151 of 236");
 
         let mut wrong = views();
         wrong.threads[2].syscall = wrong.threads[1].syscall.clone();

@@ -35,19 +35,25 @@ pub(super) fn tests() -> Vec<Test> {
 /// What the guest says when it begins to take a CPU down (ACPI 6.3, section 6.3.5).
 const BEGUN: [u32; 2] = [3, 0x84];
 
-/// Moves the serial port's interrupt off a CPU: the real-time kernel handles it in a task, which has to run if the
-/// guest is to take commands. It moves when it comes for the next time, which is at the end of this command.
-fn keep_serial_port_off(vm: &Vm, cpu: u32) -> Result<()> {
+/// Keeps what takes commands off a CPU: a task that is there when the hog comes, and holds a lock that binds it to
+/// its CPU, is stuck until the hog goes.
+///
+/// That is the shell, of which all commands inherit where they may run; the kernel's unbound workers, which hand it
+/// what the serial port got; and the port's interrupt, which the real-time kernel handles in a task. That one moves
+/// when it comes for the next time, which is at the end of this command.
+fn keep_commands_off(vm: &Vm, cpu: u32) -> Result<()> {
     let other = if cpu == 0 { 2 } else { 1 };
     vm.sh_ok(&format!(
-        "for irq in /proc/irq/*/ttyS0; do echo {other} >${{irq%/*}}/smp_affinity; done"
+        "read -r _ _ _ shell _ </proc/self/stat; taskset -p {other} $shell; \
+         echo {other} >/sys/devices/virtual/workqueue/cpumask; \
+         for irq in /proc/irq/*/ttyS0; do echo {other} >${{irq%/*}}/smp_affinity; done"
     ))?;
     Ok(())
 }
 
 /// Gives a CPU to a task that never sleeps and comes before everything else there, the kernel's tasks included.
 fn hog(vm: &Vm, cpu: u32) -> Result<()> {
-    keep_serial_port_off(vm, cpu)?;
+    keep_commands_off(vm, cpu)?;
     vm.sh_ok(&format!(
         "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; \
          taskset {:x} sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! >/run/hog; \
@@ -199,7 +205,7 @@ fn second_waits(context: &Context, kernel: Kernel) -> Result<()> {
 /// while. The real-time kernel waits until it can leave.
 fn preempted(context: &Context, kernel: Kernel) -> Result<()> {
     let vm = start(context, kernel, 2, 2)?;
-    keep_serial_port_off(&vm, 1)?;
+    keep_commands_off(&vm, 1)?;
     vm.sh_ok(
         "taskset 2 sh -c 'while :; do : >/run/tmp/file; rm /run/tmp/file; done' >/dev/null 2>&1 & \
          echo $! >/run/busy",
