@@ -27,7 +27,7 @@ pub const LEN: u16 = 8;
 
 /// What the port tells the host's side. Called with the port locked: it posts and returns.
 pub trait SerialSink: Send + Sync {
-    /// There is output, and nobody attends to it: it is to be drained.
+    /// There is output, and nobody attends to it, or it ends a line: it is to be drained.
     fn output_ready(&self);
     /// The guest has read all of its input.
     fn input_wanted(&self);
@@ -81,6 +81,7 @@ impl Output {
         }
     }
 
+    /// The end of a line is posted in any case: who reads lines is not to wait for whoever looks again.
     fn push(&self, bytes: &[u8]) {
         let attended = {
             let mut queue = lock(&self.queue);
@@ -90,7 +91,7 @@ impl Output {
             queue.dropped += excess as u64;
             std::mem::replace(&mut queue.attended, true)
         };
-        if !attended {
+        if !attended || bytes.contains(&b'\n') {
             self.sink.output_ready();
         }
     }
@@ -297,6 +298,28 @@ mod tests {
         assert!(output.leave());
         send(&serial, b"?");
         assert_eq!(counts.ready.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn the_end_of_a_line_is_posted_while_somebody_attends() {
+        let Port {
+            serial,
+            output,
+            counts,
+        } = port();
+        let posts_after = |text: &[u8]| {
+            send(&serial, text);
+            counts.ready.load(Ordering::Relaxed)
+        };
+        assert_eq!(posts_after(b"a li"), 1);
+        assert_eq!(drained(&output), b"a li");
+        assert_eq!(posts_after(b"ne"), 1);
+        assert_eq!(posts_after(b"\r\n"), 2);
+        assert_eq!(drained(&output), b"ne\r\n");
+        assert_eq!(posts_after(b"x"), 2);
+        assert_eq!(drained(&output), b"x");
+        assert!(output.leave());
+        assert_eq!(posts_after(b"y"), 3);
     }
 
     #[test]
