@@ -54,6 +54,7 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l guest-eject -d
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l operation-timeout -d 'How long a plug or an unplug may take whose request names no other time' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l dormant-timeout -d 'How long the thread of an ejected vCPU is kept for the next plug' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l shutdown-timeout -d 'How long the guest may take to power off after its button was pressed' -r
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l seccomp -d 'What a system call comes to that Hotvisor never makes: the end of the process, a line in the kernel\'s log, nothing' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l log-file -d 'Write messages to this file instead of standard error' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l no-reboot -d 'End when the guest resets, instead of starting it again'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -s v -l verbose -d 'Say more; twice for even more'

@@ -27,7 +27,8 @@ impl End {
     pub fn code(&self) -> u8 {
         match self {
             Self::PoweredOff | Self::Reset | Self::Asked(_) => 0,
-            Self::Failed(Error::Host(_)) | Self::Fault(_, Fault::Run { .. } | Fault::Panic(_)) => 1,
+            Self::Failed(Error::Host(_))
+            | Self::Fault(_, Fault::Run { .. } | Fault::Host(_) | Fault::Panic(_)) => 1,
             Self::Failed(Error::Input(_)) => 2,
             Self::Fault(_, Fault::TripleFault(_)) => 3,
             Self::Fault(_, Fault::InternalError { .. }) => 4,
@@ -82,6 +83,7 @@ impl fmt::Display for End {
                     "{vcpu}: KVM_RUN: {}; see the host's kernel log\n{registers}",
                     std::io::Error::from_raw_os_error(*errno)
                 ),
+                Fault::Host(error) => write!(f, "{vcpu}: {error}"),
                 Fault::Panic(text) => write!(
                     f,
                     "{vcpu}: its thread panicked: {text}; this is a bug in Hotvisor: please report it"
@@ -114,7 +116,7 @@ mod tests {
             exit: "Hyperv".into(),
             registers: registers(),
         };
-        let ends: [(End, u8, &[&str]); 10] = [
+        let ends: [(End, u8, &[&str]); 11] = [
             (End::PoweredOff, 0, &["powered off"]),
             (End::Reset, 0, &["reset"]),
             (End::Asked("SIGTERM"), 0, &["ended by SIGTERM"]),
@@ -140,6 +142,11 @@ mod tests {
                 }),
                 1,
                 &["Bad address"],
+            ),
+            (
+                fault(Fault::Host(Error::host("a thing", "none", "get one"))),
+                1,
+                &["vcpu-3: a thing: none; get one"],
             ),
             (
                 fault(Fault::Panic("at once".into())),

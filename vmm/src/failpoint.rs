@@ -27,12 +27,14 @@ pub(crate) use failpoint;
 #[cfg(feature = "failpoints")]
 pub(crate) use armed::pass;
 #[cfg(feature = "failpoints")]
-pub use armed::{Count, Point, counts, set};
+pub use armed::{Count, Point, counts, misbehave, misdeeds, set};
 
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::io;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, PoisonError};
+    use std::thread;
 
     #[cfg(not(debug_assertions))]
     compile_error!("the feature `failpoints` is for tests: build without `--release`");
@@ -73,6 +75,8 @@ mod armed {
         Duplicate = "duplicate-descriptor",
         /// The thread.
         Spawn = "spawn-thread",
+        /// `seccomp(2)`, by which a thread is put under its filter.
+        Confine = "confine-thread",
         /// `KVM_GET_MP_STATE` before a vCPU runs again.
         GetMpState = "get-mp-state",
         /// `KVM_GET_VCPU_EVENTS`.
@@ -157,7 +161,37 @@ mod armed {
             Err(E::from_errno(errno.unwrap_or(libc::EIO)))
         });
         PASSED[point as usize].fetch_add(1, Ordering::Relaxed);
-        call()
+        let result = call();
+        misbehave_if_told();
+        result
+    }
+
+    /// The thread that is to do what it may not.
+    static MISBEHAVES: Mutex<Option<String>> = Mutex::new(None);
+
+    /// Has the thread of this name make a system call that no thread of this program makes, once, after the next of these
+    /// calls that it makes; at once, if it is the calling one.
+    pub fn misbehave(thread: String) {
+        *MISBEHAVES.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        misbehave_if_told();
+    }
+
+    /// How often a thread has, and nothing came of it.
+    #[must_use]
+    pub fn misdeeds() -> u64 {
+        MISDEEDS.load(Ordering::Relaxed)
+    }
+
+    static MISDEEDS: AtomicU64 = AtomicU64::new(0);
+
+    fn misbehave_if_told() {
+        let mut told = MISBEHAVES.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some() && told.as_deref() == thread::current().name() {
+            *told = None;
+            if std::fs::File::open("/proc/version").is_ok() {
+                MISDEEDS.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     #[cfg(test)]

@@ -13,8 +13,9 @@ pub mod events;
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
-mod heap;
+pub mod heap;
 pub mod hotplug;
+pub mod isolation;
 pub mod kvm;
 pub mod machine;
 pub mod socket;

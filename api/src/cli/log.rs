@@ -1,9 +1,11 @@
 //! Where our own messages go.
 
+use hotvisor_vmm::isolation;
 use hotvisor_vmm::stream::{self, open_unblocking};
 use hotvisor_vmm::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::IsTerminal;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tracing::Level;
@@ -54,6 +56,7 @@ pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<LogFile
             "name a file in a folder that exists and may be written",
         )
     })?;
+    isolation::tell_also(opened.as_raw_fd());
     builder
         .with_ansi(false)
         .with_writer(Mutex::new(opened))

@@ -2,6 +2,7 @@
 
 use crate::server::Place;
 use hotvisor_vmm::config::{Cpus, GuestEject, Serial};
+use hotvisor_vmm::isolation::seccomp::Seccomp;
 use hotvisor_vmm::{Error, Result};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -214,6 +215,19 @@ pub(super) fn guest_eject(text: &str) -> Result<GuestEject> {
             format!("--guest-eject {other}"),
             "no such policy",
             suggestion(other, &["honour", "ignore"]),
+        )),
+    }
+}
+
+pub(super) fn seccomp(text: &str) -> Result<Seccomp> {
+    match text {
+        "true" => Ok(Seccomp::Enforce),
+        "log" => Ok(Seccomp::Log),
+        "false" => Ok(Seccomp::Off),
+        other => Err(Error::input(
+            format!("--seccomp {other}"),
+            "no such choice",
+            suggestion(other, &["true", "log", "false"]),
         )),
     }
 }

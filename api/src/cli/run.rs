@@ -5,10 +5,13 @@ use crate::server::Server;
 use hotvisor_vmm::config::{OnReset, Rules, VmConfig};
 use hotvisor_vmm::control::{Control, Signals};
 use hotvisor_vmm::end::End;
+use hotvisor_vmm::heap;
 use hotvisor_vmm::hotplug::gate::Gate;
+use hotvisor_vmm::isolation::seccomp::{self, Role};
 use hotvisor_vmm::{Error, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 use tracing::info;
 
@@ -22,7 +25,7 @@ Exit codes:
   0  the guest powered off        4  internal error of KVM
   1  the host failed              5  an exit that nobody handles
   2  bad input                    6  ended before the guest had powered off
-  3  triple fault
+  3  triple fault                 7  a system call that Hotvisor never makes
 
 Example:
   hotvisor run --kernel /boot/vmlinuz --initramfs initramfs.cpio --cpus boot=2,max=8 \\
@@ -93,6 +96,9 @@ pub(super) struct Args {
     /// How long the guest may take to power off after its button was pressed
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     shutdown_timeout: u32,
+    /// What a system call comes to that Hotvisor never makes: the end of the process, a line in the kernel's log, nothing
+    #[arg(long, value_name = "true|log|false", default_value = "true")]
+    seccomp: String,
     /// Say more; twice for even more
     #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
     verbosity: u8,
@@ -119,13 +125,16 @@ impl Args {
 
     fn start(&self, extend: impl FnOnce(&mut Control)) -> Result<(End, Option<log::LogFile>)> {
         let (rules, config) = (self.rules()?, self.config()?);
+        let filters = options::seccomp(&self.seccomp)?;
         if config.is_none() && self.api_socket.is_none() {
             let remedy = "name a kernel with --kernel, or a socket with --api-socket to create a machine through";
             return Err(Error::input("hotvisor run", "nothing to run", remedy));
         }
         // Before any other thread exists.
         let signals = Signals::take()?;
+        heap::share_arena();
         Gate::prepare();
+        seccomp::choose(filters)?;
         let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
         // A bad path is bad input: known before there is a machine.
         let bound = match &self.api_socket {
@@ -138,10 +147,18 @@ impl Args {
             .map(|bound| bound.serve(control.client()))
             .transpose()?;
         let asked = "control thread";
+        let (go, goes) = mpsc::channel();
         let control = std::thread::Builder::new()
             .name("vmm".into())
-            .spawn(move || control.run(rules, config, signals))
+            .spawn(move || match goes.recv() {
+                Ok(()) => control.run(rules, config, signals),
+                Err(_) => End::Asked("nobody"),
+            })
             .map_err(|e| Error::host(asked, e, "raise the limit of threads (`ulimit -u`)"))?;
+        // Its own filter comes after its last thread is born, and before there is a guest.
+        seccomp::confine(Role::Main)?;
+        // The thread waits for this.
+        let _ = go.send(());
         let end = control.join().unwrap_or_else(|_| {
             let remedy = "this is a bug in Hotvisor: please report it with the message above";
             End::Failed(Error::host(asked, "it panicked", remedy))

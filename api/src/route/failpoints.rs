@@ -13,6 +13,7 @@ pub(super) fn routes() -> Router<Client> {
     Router::new()
         .route("/failpoints", get(list))
         .route("/failpoints/{name}", put(set))
+        .route("/misbehaves", put(misbehave).get(misdeeds))
 }
 
 /// How often each call was made, and made to fail.
@@ -33,5 +34,24 @@ async fn set(Path(name): Path<String>, body: String) -> Response {
     match actions.and_then(|actions| failpoint::set(&name, &actions)) {
         Ok(()) => super::reply(StatusCode::OK, &json!({})),
         Err(why) => super::reply(StatusCode::BAD_REQUEST, &json!({ "error": why })),
+    }
+}
+
+/// How often a thread has done so, and nothing came of it.
+async fn misdeeds() -> Response {
+    super::reply(StatusCode::OK, &json!(failpoint::misdeeds()))
+}
+
+/// Has a thread, which the JSON string in the body names, do what it may not.
+async fn misbehave(body: String) -> Response {
+    match serde_json::from_str(&body) {
+        Ok(thread) => {
+            failpoint::misbehave(thread);
+            super::reply(StatusCode::OK, &json!({}))
+        }
+        Err(why) => {
+            let why = why.to_string();
+            super::reply(StatusCode::BAD_REQUEST, &json!({ "error": why }))
+        }
     }
 }

@@ -16,7 +16,6 @@ use super::answer::Answer;
 use crate::route::trouble::Trouble;
 use axum::Router;
 use hotvisor_vmm::Problem;
-use hotvisor_vmm::socket::SocketFile;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -129,10 +128,10 @@ impl Drop for Work {
     }
 }
 
-/// Accepts connections and serves them until `stop` is set or dropped; then the socket's file, if it is
-/// ours, goes first. `open` is how many there are.
+/// Accepts connections and serves them until `stop` is set or dropped, before which the socket's file is gone. `open` is how
+/// many there are.
 pub(super) async fn serve(
-    (file, listener): (Option<SocketFile>, UnixListener),
+    listener: UnixListener,
     (router, open): (Router, Arc<AtomicU64>),
     limits: Limits,
     mut stop: watch::Receiver<bool>,
@@ -169,7 +168,6 @@ pub(super) async fn serve(
             },
         }
     }
-    drop(file);
     drop(listener);
     let rest = async { while tasks.join_next().await.is_some() {} };
     if timeout(limits.grace, rest).await.is_err() {

@@ -16,6 +16,7 @@ mod tests;
 use crate::route;
 use connections::{Limits, serve};
 use hotvisor_vmm::hotplug::client::Client;
+use hotvisor_vmm::isolation::seccomp::{Role, confine};
 use hotvisor_vmm::socket::{self, FILES, SocketFile, inherited};
 use hotvisor_vmm::{Error, Result};
 use std::fmt;
@@ -108,11 +109,18 @@ impl Bound {
         let (alive, ended) = mpsc::channel();
         let connections = Arc::<AtomicU64>::default();
         let router = route::router(client, connections.clone());
+        let (begun, begins) = mpsc::sync_channel(1);
         let body = move || {
             // Dropped last: after it, there is nothing left to wait for.
             let _alive: mpsc::Sender<()> = alive;
+            let confined = confine(Role::Api);
+            let goes_on = confined.is_ok();
+            // Whoever waits for this takes it.
+            let _ = begun.send(confined);
+            if !goes_on {
+                return;
+            }
             let runtime = runtime;
-            let listener = (file, listener);
             LocalSet::new().block_on(
                 &runtime,
                 serve(listener, (router, connections), limits, stopped),
@@ -122,13 +130,19 @@ impl Bound {
             .name("api".into())
             .spawn(body)
             .map_err(|e| Error::host(&asked, e, "raise the limit of threads (`ulimit -u`)"))?;
-        info!("the API is served ({asked})");
-        Ok(Running {
+        let running = Running {
+            file,
             stop,
             ended,
             thread: Some(thread),
             patience: limits.grace + STOP,
-        })
+        };
+        // The first thing that it does.
+        begins
+            .recv_timeout(running.patience)
+            .map_err(|_| Error::bug(&asked, "its thread does not begin"))??;
+        info!("the API is served ({asked})");
+        Ok(running)
     }
 }
 
@@ -146,6 +160,8 @@ fn start(listener: UnixListener) -> std::io::Result<(Runtime, tokio::net::UnixLi
 /// A server that runs. Dropping it is the same as [`Running::stop`].
 #[derive(Debug)]
 pub(crate) struct Running {
+    /// Removed before the listener is gone, with which the thread ends.
+    file: Option<SocketFile>,
     stop: watch::Sender<bool>,
     /// Disconnected by the thread's end.
     ended: mpsc::Receiver<()>,
@@ -160,6 +176,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.file = None;
         self.stop.send_replace(true);
         let Some(thread) = self.thread.take() else {
             return;

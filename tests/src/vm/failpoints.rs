@@ -10,7 +10,7 @@ use super::Vm;
 pub type Failure = (&'static str, Errno, &'static str);
 
 /// What a vCPU needs that KVM has not made yet.
-pub const NEW: [Failure; 8] = [
+pub const NEW: [Failure; 9] = [
     ("create-vcpu", Errno::ENOMEM, "create vCPU 1"),
     ("set-cpuid", Errno::E2BIG, "set CPUID"),
     ("get-msrs", Errno::EIO, "get MSRs"),
@@ -18,6 +18,7 @@ pub const NEW: [Failure; 8] = [
     ("get-lapic", Errno::EINVAL, "get local APIC"),
     ("set-lapic", Errno::EINVAL, "set local APIC"),
     ("duplicate-descriptor", Errno::EMFILE, "second descriptor"),
+    ("confine-thread", Errno::ENOMEM, "filter of system calls"),
     ("spawn-thread", Errno::EAGAIN, "thread of vcpu-1"),
 ];
 
@@ -55,6 +56,21 @@ impl Vm {
         match answer.status {
             200 => Ok(()),
             _ => Err(self.evidence(format!("{point}: {}", answer.body))),
+        }
+    }
+
+    /// Has the thread of this name make a system call that no thread of the VMM makes, at the next call that can be made to
+    /// fail. Where that is the API's own thread, there is no answer.
+    ///
+    /// # Errors
+    /// The VMM is a release.
+    pub fn misbehave(&self, thread: &str) -> Result<()> {
+        let asked = self.api().put("/misbehaves", &json!(thread));
+        match asked {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(self.evidence(format!("{thread}: {}", answer.body))),
+            Err(_) if thread == "api" => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

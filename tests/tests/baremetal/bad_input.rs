@@ -294,6 +294,14 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
         &["--dormant-timeout soon", "not a number of seconds"],
     ),
     (
+        &["--seccomp", "flase"],
+        &[
+            "--seccomp flase",
+            "no such choice",
+            "did you mean \"false\"?",
+        ],
+    ),
+    (
         &["--log-file", "nowhere/log"],
         &["--log-file nowhere/log", "No such file"],
     ),

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -30,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("console::reader_that_stalls", stalled_reader),
         test("console::reader_that_goes_away", reader_gone),
         test("console::nobody_reads_our_messages", messages_unread),
+        test("console::messages_over_a_socket", messages_over_socket),
         test("console::terminal_is_raw_and_restored", terminal),
     ]
 }
@@ -305,9 +307,42 @@ fn messages_unread(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// As where systemd has taken standard error for its journal. The last message is the first thread's.
+fn messages_over_socket(context: &Context) -> Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("guest.elf");
+    fs::write(&image, IMAGE)?;
+    let mut child = Command::new(context.artifacts.hotvisor())
+        .args(["run", "-v", "--memory", "size=64M", "--kernel"])
+        .arg(image)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()?;
+    let input = child.stdin.take().context("no input")?;
+    (&input).write_all(b"off 5\n")?;
+    ours.set_read_timeout(Some(SOON))?;
+    let mut said = String::new();
+    (&ours).read_to_string(&mut said)?;
+    let status = child.wait()?;
+    ensure!(
+        status.success() && said.contains("the guest powered off"),
+        "{status}: {said}"
+    );
+    Ok(())
+}
+
 /// In raw mode while the guest runs, and as it was before when the VMM has ended, however it does.
 fn terminal(context: &Context) -> Result<()> {
-    for (how, code) in [("off 5\n", 0), ("triple\n", 3), ("", 6)] {
+    let ways = [
+        ("off 5\n", 0),
+        ("triple\n", 3),
+        ("", 6),
+        // As a forbidden system call does.
+        ("SIGSYS", 128 + Signal::SIGSYS as i32),
+    ];
+    for (how, code) in ways {
         let pty = openpty(None, None)?;
         let before = tcgetattr(&pty.slave)?;
         ensure!(is_cooked(&before), "a new terminal is not as expected");
@@ -324,10 +359,11 @@ fn terminal(context: &Context) -> Result<()> {
         let console = Console::collect("pty", File::from(pty.master.try_clone()?))?;
         let ready = console.wait_for("ready apic=0", 0, Instant::now() + SOON);
         let during = tcgetattr(&pty.slave)?;
-        File::from(pty.master.try_clone()?).write_all(how.as_bytes())?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
-        if how.is_empty() {
-            end_process(&mut child, pid)?;
+        match how {
+            "" => end_process(&mut child, pid)?,
+            "SIGSYS" => kill(pid, Signal::SIGSYS)?,
+            _ => File::from(pty.master.try_clone()?).write_all(how.as_bytes())?,
         }
         let status = child.wait()?;
         ready.map_err(|why| anyhow::anyhow!("the guest did not come up: {why}"))?;

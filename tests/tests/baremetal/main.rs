@@ -13,6 +13,7 @@ mod events;
 mod failpoints;
 mod guest;
 mod hotplug;
+mod isolation;
 mod lifecycle;
 mod load;
 mod machine;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             events::tests(),
             failpoints::tests(),
             hotplug::tests(),
+            isolation::tests(),
             load::tests(),
             metrics::tests(),
             lifecycle::tests(),

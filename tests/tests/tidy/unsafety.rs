@@ -9,6 +9,7 @@ use crate::source::{Source, rust};
 const UNSAFE_MODULES: &[&str] = &[
     "vmm/src/heap.rs",
     "vmm/src/hotplug/gate/fence.rs",
+    "vmm/src/isolation/forbidden.rs",
     "vmm/src/kvm/memory.rs",
     "vmm/src/socket/inherited.rs",
     "vmm/src/vcpu/kick.rs",

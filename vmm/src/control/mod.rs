@@ -20,6 +20,7 @@ use crate::end::End;
 use crate::error::Result;
 use crate::hotplug::client::Client;
 use crate::hotplug::notifier::Notifier;
+use crate::isolation::seccomp::{Role, confine};
 use driver::Driver;
 use hotplug::Published;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -70,6 +71,9 @@ impl Control {
     #[must_use]
     pub fn run(self, rules: Rules, config: Option<VmConfig>, signals: Signals) -> End {
         raise_descriptors();
+        if let Err(error) = confine(Role::Vmm) {
+            return End::Failed(error);
+        }
         match Driver::new(rules, config, signals, self) {
             Ok(driver) => driver.run_to_end(),
             Err(error) => End::Failed(error),

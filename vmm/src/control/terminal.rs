@@ -1,5 +1,6 @@
 //! The terminal in raw mode, and back when the process ends by itself or panics.
 
+use crate::isolation::begin_the_end_with;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use std::io::stdin;
@@ -28,14 +29,18 @@ pub(super) fn raw_mode() -> nix::Result<RawMode> {
             restore();
             before(info);
         }));
+        begin_the_end_with(restore_unless_locked);
     });
     let now = tcgetattr(stdin())?;
     let mut raw = now.clone();
     cfmakeraw(&mut raw);
     // Our own log lines go to the same terminal.
     raw.output_flags = now.output_flags;
-    tcsetattr(stdin(), SetArg::TCSANOW, &raw)?;
     *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    if let Err(errno) = tcsetattr(stdin(), SetArg::TCSANOW, &raw) {
+        restore();
+        return Err(errno);
+    }
     Ok(RawMode(()))
 }
 
@@ -43,6 +48,15 @@ fn restore() {
     if let Some(saved) = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take() {
         // A terminal that has gone away needs no restoring.
         let _ = tcsetattr(stdin(), SetArg::TCSANOW, &saved);
+    }
+}
+
+/// The same for a signal handler: whoever holds the lock is restoring it, or about to change it and not any more.
+fn restore_unless_locked() {
+    if let Ok(saved) = SAVED.try_lock()
+        && let Some(saved) = saved.as_ref()
+    {
+        let _ = tcsetattr(stdin(), SetArg::TCSANOW, saved);
     }
 }
 

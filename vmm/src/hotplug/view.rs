@@ -3,6 +3,7 @@
 
 use super::gate::{Binding, Denied, Entrance};
 use crate::config::VmConfig;
+use crate::tally::run_time_of;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -115,15 +116,8 @@ impl VcpuView {
         let _inside = self
             .gate
             .enter(Binding::Pinned, "run time", Duration::ZERO)?;
-        let Some(tid) = self.thread.as_ref().and_then(|thread| thread.tid) else {
-            return Ok(None);
-        };
-        // Nanoseconds on a CPU come first (Documentation/scheduler/sched-stats.rst).
-        let schedstat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat"));
-        let nanos = schedstat
-            .ok()
-            .and_then(|text| text.split(' ').next()?.parse().ok());
-        Ok(nanos.map(Duration::from_nanos))
+        let tid = self.thread.as_ref().and_then(|thread| thread.tid);
+        Ok(tid.and_then(run_time_of))
     }
 }
 

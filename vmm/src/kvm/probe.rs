@@ -7,6 +7,7 @@ use super::memory::Ram;
 use super::{DEVICE, REQUIRED, Vm};
 use crate::arch::regs::{self, Entry};
 use crate::error::{Error, Result};
+use crate::isolation::seccomp::{Role, confine};
 use crate::vcpu::kick;
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
 use std::sync::Arc;
@@ -222,8 +223,9 @@ fn run_with_deadline(
             // Dropped last: memory outlives what can reach it, also where this thread is given up on.
             let _vm = vm;
             let mut vcpu = kick::arm(vcpu);
+            let confined = confine(Role::Vcpu).map_err(|e| e.to_string());
             // The receiver waits for this.
-            let _ = done.send(run(&mut vcpu, mode));
+            let _ = done.send(confined.and_then(|()| run(&mut vcpu, mode)));
         })
         .map_err(|e| Error::host("probe", e, "raise the limit of threads (`ulimit -u`)"))?;
     let deadline = Instant::now() + PATIENCE;

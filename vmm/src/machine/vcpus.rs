@@ -124,7 +124,7 @@ impl Vcpus {
         if let Body::Idle(fd, _) = &self.bodies[id as usize] {
             state(fd)?;
         }
-        self.spawn(id)
+        self.spawn(id, true)
     }
 
     /// Makes KVM's vCPU, in the state of one that waits for INIT, as far as that is not done already. What a
@@ -147,7 +147,7 @@ impl Vcpus {
     }
 
     /// Gives a vCPU that has none a thread, parked.
-    fn spawn(&mut self, id: u32) -> Result<()> {
+    fn spawn(&mut self, id: u32, boots: bool) -> Result<()> {
         let body = &mut self.bodies[id as usize];
         let (fd, state) = match std::mem::replace(body, Body::Nothing) {
             Body::Idle(fd, state) => (fd, state),
@@ -160,6 +160,7 @@ impl Vcpus {
             vcpu: self.model.vcpu(id),
             fd,
             fresh: state == State::New,
+            boots,
             pause: self.pause,
             vm: self.model.vm.clone(),
             bus: self.model.bus.clone(),
@@ -186,7 +187,7 @@ impl Vcpus {
             return Ok(());
         }
         self.create(id)?;
-        self.spawn(id)?;
+        self.spawn(id, false)?;
         if let Body::Thread(handle) = &mut self.bodies[id as usize] {
             handle.run(run);
         }

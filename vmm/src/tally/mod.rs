@@ -8,6 +8,7 @@ mod histogram;
 mod vcpu;
 
 pub use histogram::{BOUNDS, BUCKETS, Durations, Histogram};
+pub(crate) use vcpu::run_time_of;
 pub use vcpu::{ExitKind, VcpuTally};
 
 use crate::config::MAX_CPUS;

@@ -127,6 +127,11 @@ fn clock_of(tid: i32) -> ClockId {
     ClockId::from_raw((!tid << 3) | 4 | 2)
 }
 
+/// How long a thread of this process has run so far, if there is one of that id.
+pub(crate) fn run_time_of(tid: i32) -> Option<Duration> {
+    thread_time(clock_of(tid)).map(Duration::from_nanos)
+}
+
 /// Nanoseconds.
 fn thread_time(clock: ClockId) -> Option<u64> {
     let time = Duration::from(clock_gettime(clock).ok()?);

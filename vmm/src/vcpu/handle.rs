@@ -30,6 +30,8 @@ pub struct Spec {
     /// Whether the vCPU is in the state in which it is to start; otherwise it is put into that of a new one
     /// first, as it is before each later run.
     pub fresh: bool,
+    /// Whether its machine starts with it, and cannot go on without it.
+    pub boots: bool,
     /// The number of the pause, if it is made in one.
     pub pause: Option<u64>,
     /// The VM, kept alive as long as the thread.

@@ -243,6 +243,7 @@ impl World {
                     generation: 1,
                 },
                 cpu,
+                confined: true,
                 fresh: true,
                 orders: its_orders,
                 reports,

@@ -68,6 +68,8 @@ pub enum Fault {
         /// The state in which it happened.
         registers: Registers,
     },
+    /// The host has not let its thread do what it needs.
+    Host(Error),
     /// The thread panicked.
     Panic(String),
 }

@@ -4,6 +4,8 @@ use super::cpu::{Cpu, Kvm};
 use super::handle::Spec;
 use super::orders::{Order, Orders, Told};
 use super::{Exit, Fault, Reports, VcpuRef, kick};
+use crate::error::Result;
+use crate::isolation::seccomp::{Role, confine};
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +27,8 @@ const SIPI_PAUSE: Duration = Duration::from_micros(50);
 pub(super) struct Vcpu<C> {
     pub(super) me: VcpuRef,
     pub(super) cpu: C,
+    /// The thread is under its filter of system calls: before that it does not enter the guest.
+    pub(super) confined: bool,
     /// It is in the state in which it is to start.
     pub(super) fresh: bool,
     pub(super) orders: Arc<Orders>,
@@ -60,16 +64,25 @@ pub(super) fn main(spec: Spec, orders: &Arc<Orders>) -> Option<VcpuFd> {
         bus,
         reports,
         tally,
+        boots,
         pause: _,
     } = spec;
     tally.thread_begins();
+    let confined = confine(Role::Vcpu);
     orders.set_tid(nix::unistd::gettid().as_raw());
     let ended = catch_unwind(AssertUnwindSafe(|| {
+        let confined = match confined {
+            Ok(()) => true,
+            Err(why) if boots => return (Exit::Fault(Fault::Host(why)), Some(fd)),
+            // It is tried once more when the thread is to enter the guest, and says then why it does not.
+            Err(_) => false,
+        };
         // Dropped last: the VM and its memory outlive the descriptor.
         let _vm = vm;
         let mut vcpu = Vcpu {
             me: vcpu,
             cpu: Kvm::new(kick::arm(fd), bus, tally.clone()),
+            confined,
             fresh,
             orders: orders.clone(),
             reports: reports.clone(),
@@ -142,14 +155,24 @@ impl<C: Cpu> Vcpu<C> {
         (order != same).then_some(order)
     }
 
+    /// Sees to it that the next run may begin, of whose vCPU the state is used up then.
+    fn prepare(&mut self) -> Result<()> {
+        if !self.confined {
+            confine(Role::Vcpu)?;
+            self.confined = true;
+        }
+        if !self.fresh {
+            self.cpu.make_new()?;
+        }
+        self.fresh = false;
+        Ok(())
+    }
+
     fn running(&mut self, run: u64) -> State {
-        if !self.fresh
-            && let Err(why) = self.cpu.make_new()
-        {
+        if let Err(why) = self.prepare() {
             self.reports.not_ready(self.me, run, why);
             return State::Failed(run);
         }
-        self.fresh = false;
         let mut started = false;
         self.reports.ready(self.me, run);
         // In a pause it does not enter the guest at all.

@@ -1,0 +1,114 @@
+//! System calls that each thread may make (`seccomp(2)`), and what becomes of the others.
+//!
+//! The rules are in `resources/seccomp`, and were compiled when this was built. A thread puts itself under its filter
+//! as the first thing that it does; one that another makes is under the filter of that one before. No filter can be
+//! taken off.
+
+use super::forbidden;
+use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
+use seccompiler::{BpfProgram, apply_filter, sock_filter};
+use std::io;
+use std::panic;
+use std::process;
+use std::sync::OnceLock;
+use std::thread;
+
+mod filters {
+    include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+}
+
+/// What becomes of a system call that a thread may not make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seccomp {
+    /// It ends the process, which says which thread it was and which call.
+    Enforce,
+    /// It is made, and the kernel logs it.
+    Log,
+    /// It is made: there are no filters.
+    Off,
+}
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has started the others, and waits for their end.
+    Main,
+    /// The control thread.
+    Vmm,
+    /// A vCPU.
+    Vcpu,
+    /// The API.
+    Api,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Main, Self::Vmm, Self::Vcpu, Self::Api];
+}
+
+/// What holds for this process.
+static CHOSEN: OnceLock<Seccomp> = OnceLock::new();
+
+/// What stands for this process's id in the rules.
+const OWN_PID: u32 = u32::MAX - 1;
+
+/// Chooses for this process, once, before there are threads. Until then no thread gets a filter.
+///
+/// # Errors
+/// [`Error::Host`] where the kernel does not take the handler that says which call was forbidden.
+pub fn choose(seccomp: Seccomp) -> Result<()> {
+    if seccomp == Seccomp::Enforce {
+        forbidden::install()?;
+        // The usual one opens files where RUST_BACKTRACE is set, and no thread may.
+        panic::set_hook(Box::new(|info| {
+            let name = thread::current().name().unwrap_or("?").to_owned();
+            eprintln!("thread {name:?}: {info}");
+        }));
+    }
+    CHOSEN
+        .set(seccomp)
+        .map_err(|_| Error::bug("system call filters", "they were chosen before"))
+}
+
+/// Puts the calling thread under the filter of this role.
+///
+/// # Errors
+/// [`Error::Host`] where the kernel does not take it.
+pub fn confine(role: Role) -> Result<()> {
+    let program = match (CHOSEN.get(), role) {
+        (None | Some(Seccomp::Off), _) => return Ok(()),
+        (Some(Seccomp::Enforce), Role::Main) => filters::MAIN_ENFORCED,
+        (Some(Seccomp::Enforce), Role::Vmm) => filters::VMM_ENFORCED,
+        (Some(Seccomp::Enforce), Role::Vcpu) => filters::VCPU_ENFORCED,
+        (Some(Seccomp::Enforce), Role::Api) => filters::API_ENFORCED,
+        (Some(Seccomp::Log), Role::Main) => filters::MAIN_LOGGED,
+        (Some(Seccomp::Log), Role::Vmm) => filters::VMM_LOGGED,
+        (Some(Seccomp::Log), Role::Vcpu) => filters::VCPU_LOGGED,
+        (Some(Seccomp::Log), Role::Api) => filters::API_LOGGED,
+    };
+    if role == Role::Vmm {
+        // It makes threads: by `clone`, whose flags a filter can see, and not by `clone3`, whose it cannot.
+        apply(filters::NO_CLONE3).map_err(refused)?;
+    }
+    failpoint!(Confine, apply(program)).map_err(refused)
+}
+
+fn refused(error: io::Error) -> Error {
+    let remedy = "use a host kernel with CONFIG_SECCOMP_FILTER, or --seccomp false";
+    Error::host("filter of system calls", error, remedy)
+}
+
+fn apply(program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
+    let program: BpfProgram = program
+        .iter()
+        .map(|&(code, jt, jf, k)| {
+            let k = if k == OWN_PID { process::id() } else { k };
+            sock_filter { code, jt, jf, k }
+        })
+        .collect();
+    apply_filter(&program).map_err(|error| match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+        other => io::Error::other(other),
+    })
+}
