@@ -9,7 +9,7 @@ use super::Vm;
 /// A call, the error that it fails with, and what the user is told of it.
 pub type Failure = (&'static str, Errno, &'static str);
 
-/// What a vCPU needs that KVM has not made yet.
+/// What a vCPU needs that KVM has not made yet, in this order. The last one leaves a thread behind.
 pub const NEW: [Failure; 9] = [
     ("create-vcpu", Errno::ENOMEM, "create vCPU 1"),
     ("set-cpuid", Errno::E2BIG, "set CPUID"),
@@ -18,8 +18,8 @@ pub const NEW: [Failure; 9] = [
     ("get-lapic", Errno::EINVAL, "get local APIC"),
     ("set-lapic", Errno::EINVAL, "set local APIC"),
     ("duplicate-descriptor", Errno::EMFILE, "second descriptor"),
-    ("confine-thread", Errno::ENOMEM, "filter of system calls"),
     ("spawn-thread", Errno::EAGAIN, "thread of vcpu-1"),
+    ("confine-thread", Errno::ENOMEM, "filter of system calls"),
 ];
 
 /// What one needs that the guest had before.

@@ -169,7 +169,7 @@ fn threadless_vcpu(context: &Context) -> Result<()> {
     let guest = machine.boot()?;
     plug(&guest, 1, 1)?;
     unplug(&guest, 1)?;
-    let spawn = NEW[NEW.len() - 1];
+    let spawn = NEW[NEW.len() - 2];
     for (starts, failure) in (1..).zip([spawn, USED[0]]) {
         let gone = || Ok(guest.tid(1)?.is_none());
         guest.vm().wait_until("the thread to end", gone)?;
