@@ -30,8 +30,16 @@ async fn list() -> Response {
 
 /// Has a call fail as the JSON string in the body says.
 async fn set(Path(name): Path<String>, body: String) -> Response {
-    let actions: Result<String, String> = serde_json::from_str(&body).map_err(|e| e.to_string());
-    match actions.and_then(|actions| failpoint::set(&name, &actions)) {
+    done(text(&body).and_then(|actions| failpoint::set(&name, &actions)))
+}
+
+/// The JSON string in a body.
+fn text(body: &str) -> Result<String, String> {
+    serde_json::from_str(body).map_err(|e| e.to_string())
+}
+
+fn done(result: Result<(), String>) -> Response {
+    match result {
         Ok(()) => super::reply(StatusCode::OK, &json!({})),
         Err(why) => super::reply(StatusCode::BAD_REQUEST, &json!({ "error": why })),
     }
@@ -44,14 +52,5 @@ async fn misdeeds() -> Response {
 
 /// Has a thread, which the JSON string in the body names, do what it may not.
 async fn misbehave(body: String) -> Response {
-    match serde_json::from_str(&body) {
-        Ok(thread) => {
-            failpoint::misbehave(thread);
-            super::reply(StatusCode::OK, &json!({}))
-        }
-        Err(why) => {
-            let why = why.to_string();
-            super::reply(StatusCode::BAD_REQUEST, &json!({ "error": why }))
-        }
-    }
+    done(text(&body).map(failpoint::misbehave))
 }

@@ -217,15 +217,23 @@ struct Piped {
     _folder: tempfile::TempDir,
 }
 
+/// The VMM, to be started with the guest, which is written to this folder.
+fn run(context: &Context, folder: &Path) -> Result<Command> {
+    let image = folder.join("guest.elf");
+    fs::write(&image, IMAGE)?;
+    let mut command = Command::new(context.artifacts.hotvisor());
+    command
+        .args(["run", "--memory", "size=64M", "--kernel"])
+        .arg(image);
+    Ok(command)
+}
+
 impl Piped {
     fn start(context: &Context, input: &[u8]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let (image, commands) = (folder.path().join("guest.elf"), folder.path().join("input"));
-        fs::write(&image, IMAGE)?;
+        let commands = folder.path().join("input");
         fs::write(&commands, input)?;
-        let child = Command::new(context.artifacts.hotvisor())
-            .args(["run", "--memory", "size=64M", "--kernel"])
-            .arg(image)
+        let child = run(context, folder.path())?
             .stdin(File::open(commands)?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -311,11 +319,8 @@ fn messages_unread(context: &Context) -> Result<()> {
 fn messages_over_socket(context: &Context) -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let folder = tempfile::tempdir()?;
-    let image = folder.path().join("guest.elf");
-    fs::write(&image, IMAGE)?;
-    let mut child = Command::new(context.artifacts.hotvisor())
-        .args(["run", "-v", "--memory", "size=64M", "--kernel"])
-        .arg(image)
+    let mut child = run(context, folder.path())?
+        .arg("-v")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::from(OwnedFd::from(theirs)))
@@ -347,11 +352,7 @@ fn terminal(context: &Context) -> Result<()> {
         let before = tcgetattr(&pty.slave)?;
         ensure!(is_cooked(&before), "a new terminal is not as expected");
         let folder = tempfile::tempdir()?;
-        let image = folder.path().join("guest.elf");
-        fs::write(&image, IMAGE)?;
-        let mut child = Command::new(context.artifacts.hotvisor())
-            .args(["run", "--memory", "size=64M", "--kernel"])
-            .arg(image)
+        let mut child = run(context, folder.path())?
             .stdin(pty.slave.try_clone()?)
             .stdout(pty.slave.try_clone()?)
             .stderr(Stdio::null())

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, Machine, test};
-use crate::hotplug::guest::{Hotplug, INSERT};
+use crate::hotplug::guest::{Hotplug, INSERT, plug, unplug};
 use crate::served;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -44,18 +44,6 @@ fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine> {
 fn request_within(guest: &Guest, cpu: u32, target: &str, timeout: f64) -> Result<Value> {
     let path = format!("/api/v1/vcpus/{cpu}?timeout={timeout}");
     guest.put(&path, &json!({ "target": target }))
-}
-
-fn plug(guest: &Guest, cpu: u32, starts: u32) -> Result<()> {
-    let operation = guest.request(cpu, "online")?;
-    guest.obey_plug(cpu, starts)?;
-    guest.expect_state(&operation, "succeeded").map(drop)
-}
-
-fn unplug(guest: &Guest, cpu: u32) -> Result<()> {
-    let operation = guest.request(cpu, "offline")?;
-    guest.obey_unplug(cpu)?;
-    guest.expect_state(&operation, "succeeded").map(drop)
 }
 
 /// The machine is as it was before a request for vCPU 1 that came to nothing. The guest is at once; the vCPU's thread is on its

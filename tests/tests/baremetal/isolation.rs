@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
 
 use crate::guest::{Guest, Machine, test};
-use crate::hotplug::guest::Hotplug;
+use crate::hotplug::guest::{Hotplug, plug, unplug};
 
 /// The exit code after a forbidden system call.
 const FORBIDDEN: i32 = 7;
@@ -60,18 +60,6 @@ fn expect(guest: &Guest, field: &str, wanted: &[(&str, u32)]) -> Result<()> {
     })
 }
 
-fn plug(guest: &Guest, starts: u32) -> Result<()> {
-    let operation = guest.request(1, "online")?;
-    guest.obey_plug(1, starts)?;
-    guest.expect_state(&operation, "succeeded").map(drop)
-}
-
-fn unplug(guest: &Guest) -> Result<()> {
-    let operation = guest.request(1, "offline")?;
-    guest.obey_unplug(1)?;
-    guest.expect_state(&operation, "succeeded").map(drop)
-}
-
 /// The control thread makes threads and has one filter more for that, and a vCPU's has its own besides.
 fn filters(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 1, 2)?.boot()?;
@@ -81,9 +69,9 @@ fn filters(context: &Context) -> Result<()> {
     expect(&guest, "Seccomp_filters", &before)?;
     let with_another = [&before[..], &[("vcpu-1", own + 3)]].concat();
     for starts in 1..3 {
-        plug(&guest, starts)?;
+        plug(&guest, 1, starts)?;
         expect(&guest, "Seccomp_filters", &with_another)?;
-        unplug(&guest)?;
+        unplug(&guest, 1)?;
     }
     let all = |value| with_another.iter().map(move |(name, _)| (*name, value));
     expect(&guest, "Seccomp", &all(FILTERED).collect::<Vec<_>>())?;
@@ -132,8 +120,8 @@ fn plugged(context: &Context) -> Result<()> {
     for dormant in [false, true] {
         let guest = Machine::of(context.artifacts.failing_hotvisor()?, 1, 2)?.boot()?;
         if dormant {
-            plug(&guest, 1)?;
-            unplug(&guest)?;
+            plug(&guest, 1, 1)?;
+            unplug(&guest, 1)?;
         }
         guest.vm().misbehave("vcpu-1")?;
         let _ = guest.request(1, "online");
@@ -148,8 +136,8 @@ fn logged(context: &Context) -> Result<()> {
     for (starts, thread) in (0..).zip(["api", "vmm", "vcpu-1"]) {
         guest.vm().misbehave(thread)?;
         if starts > 0 {
-            plug(&guest, starts)?;
-            unplug(&guest)?;
+            plug(&guest, 1, starts)?;
+            unplug(&guest, 1)?;
         }
         let misdeeds = guest.vm().api().get("/misbehaves")?.body;
         guest.ensure(misdeeds == starts + 1, || {

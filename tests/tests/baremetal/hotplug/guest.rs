@@ -28,6 +28,20 @@ pub(crate) fn machine(context: &Context, boot: u32, max: u32) -> Result<Machine>
     Machine::new(context, boot, max)
 }
 
+/// A request for a CPU that the guest obeys, and starts for the n-th time, n being `starts`.
+pub(crate) fn plug(guest: &Guest, cpu: u32, starts: u32) -> Result<()> {
+    let operation = guest.request(cpu, "online")?;
+    guest.obey_plug(cpu, starts)?;
+    guest.expect_state(&operation, "succeeded").map(drop)
+}
+
+/// A request to give a CPU back that the guest obeys.
+pub(crate) fn unplug(guest: &Guest, cpu: u32) -> Result<()> {
+    let operation = guest.request(cpu, "offline")?;
+    guest.obey_unplug(cpu)?;
+    guest.expect_state(&operation, "succeeded").map(drop)
+}
+
 /// What this suite does with a guest.
 pub(crate) trait Hotplug {
     fn flags(&self, cpu: u32) -> Result<u8>;
