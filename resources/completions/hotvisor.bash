@@ -515,7 +515,7 @@ _hotvisor() {
             return 0
             ;;
         hotvisor__subcmd__run)
-            opts="-v -h --kernel --initramfs --cmdline --cpus --memory --serial --console --api-socket --guest-eject --operation-timeout --dormant-timeout --no-reboot --shutdown-timeout --seccomp --verbose --log-file --help"
+            opts="-v -h --kernel --initramfs --cmdline --cpus --memory --serial --console --api-socket --guest-eject --operation-timeout --dormant-timeout --no-reboot --shutdown-timeout --seccomp --landlock --landlock-rules --dumpable --verbose --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -570,6 +570,14 @@ _hotvisor() {
                     return 0
                     ;;
                 --seccomp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --landlock)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --landlock-rules)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

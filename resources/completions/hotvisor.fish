@@ -55,8 +55,11 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l operation-time
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l dormant-timeout -d 'How long the thread of an ejected vCPU is kept for the next plug' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l shutdown-timeout -d 'How long the guest may take to power off after its button was pressed' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l seccomp -d 'What a system call comes to that Hotvisor never makes: the end of the process, a line in the kernel\'s log, nothing' -r
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l landlock -d 'Reach no files but those that are named here: where the kernel can do it, or else not start, or not at all' -r
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l landlock-rules -d 'Files, or all that is in a folder, that machines may be made of which clients of the API create; repeatable' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l log-file -d 'Write messages to this file instead of standard error' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l no-reboot -d 'End when the guest resets, instead of starting it again'
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l dumpable -d 'Let other processes of this user read the guest\'s memory, and the kernel write it into core files'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -s v -l verbose -d 'Say more; twice for even more'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -s h -l help -d 'Print help'
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand vcpus" -l api-socket -d 'Unix socket of the VM\'s API; without it, the one that HOTVISOR_SOCKET names' -r -F

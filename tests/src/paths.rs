@@ -1,6 +1,7 @@
 //! Where the bed keeps what it makes: a folder `bed` inside cargo's target directory.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -36,13 +37,15 @@ pub fn bed(folder: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Writes a file so that nobody ever sees half of it.
+/// Writes a file so that nobody ever sees half of it. Everybody may read it, whoever else runs a guest.
 ///
 /// # Errors
 /// The file cannot be written next to where it shall be, or not be renamed.
 pub fn replace(path: &Path, fill: impl FnOnce(&mut fs::File) -> Result<()>) -> Result<()> {
     let dir = path.parent().context("a file name without a folder")?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)
+    let mut file = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(dir)
         .with_context(|| format!("cannot write into {}", dir.display()))?;
     fill(file.as_file_mut())?;
     file.persist(path)

@@ -188,9 +188,9 @@ mod armed {
         let mut told = MISBEHAVES.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_some() && told.as_deref() == thread::current().name() {
             *told = None;
-            if std::fs::File::open("/proc/version").is_ok() {
-                MISDEEDS.fetch_add(1, Ordering::Relaxed);
-            }
+            // Whether it opens is another matter: the call was made.
+            drop(std::fs::File::open("/proc/version"));
+            MISDEEDS.fetch_add(1, Ordering::Relaxed);
         }
     }
 

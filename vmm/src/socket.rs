@@ -3,6 +3,7 @@
 pub mod inherited;
 
 use crate::error::{Error, Result};
+use crate::isolation::confinement;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
@@ -99,7 +100,8 @@ pub fn bind_at(option: &str, path: &Path) -> Result<(UnixListener, SocketFile)> 
             }
         }
         if let Err(e) = std::fs::remove_file(path) {
-            return refuse(&e, "remove the stale socket, or name another path");
+            let usual = "remove the stale socket, or name another path";
+            return refuse(&e, &confinement::remedy(&e, usual));
         }
     }
     let listener = stream().map_err(|e| Error::host(&asked, e.desc(), FILES))?;
@@ -107,8 +109,8 @@ pub fn bind_at(option: &str, path: &Path) -> Result<(UnixListener, SocketFile)> 
     // open to others, whatever the umask is.
     fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| Error::bug(&asked, e.desc()))?;
     if let Err(errno) = bind(listener.as_raw_fd(), &address) {
-        let remedy = "name a path in a folder that exists and may be written";
-        return refuse(&errno.desc(), remedy);
+        let usual = "name a path in a folder that exists and may be written";
+        return refuse(&errno.desc(), &confinement::remedy(&errno.into(), usual));
     }
     let metadata = path.symlink_metadata();
     let metadata = metadata.map_err(|e| Error::host(&asked, e, "leave the socket alone"))?;

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Something to read from.
@@ -93,6 +93,45 @@ pub fn open_unblocking(options: &mut OpenOptions, path: &Path) -> io::Result<Fil
     options
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
         .open(path)
+}
+
+/// A file that was not there before.
+#[derive(Debug)]
+pub struct NewFile(PathBuf);
+
+impl NewFile {
+    /// Removes it again: what was refused leaves nothing behind.
+    pub fn undo(&self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
+
+    /// The same, unless something has been written into it.
+    pub fn undo_if_empty(&self) {
+        if self.0.symlink_metadata().is_ok_and(|file| file.len() == 0) {
+            self.undo();
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// The same for writing, or appending as `options` have it; a file that is not there is made.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_or_make(options: &OpenOptions, path: &Path) -> io::Result<(File, Option<NewFile>)> {
+    match open_unblocking(options.clone().create_new(true), path) {
+        Ok(file) => Ok((file, Some(NewFile(path.to_owned())))),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Ok((open_unblocking(&mut options.clone(), path)?, None))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// A descriptor that would block and must stay as it is: it is asked before each write, and given little.

@@ -1,8 +1,8 @@
 //! What each thread may not do, tried in processes of its own, because it ends them; and what it may.
 
 use hotvisor_vmm::heap;
-use hotvisor_vmm::isolation::EXIT_CODE;
-use hotvisor_vmm::isolation::seccomp::{Role, Seccomp, choose, confine};
+use hotvisor_vmm::isolation::seccomp::{Seccomp, choose};
+use hotvisor_vmm::isolation::{EXIT_CODE, Role, confine};
 use nix::pty::openpty;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};

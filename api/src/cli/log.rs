@@ -1,33 +1,17 @@
 //! Where our own messages go.
 
 use hotvisor_vmm::isolation;
-use hotvisor_vmm::stream::{self, open_unblocking};
+use hotvisor_vmm::stream::{self, NewFile, open_or_make};
 use hotvisor_vmm::{Error, Result};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use tracing::Level;
 
-/// A log file, and whether we made it.
-pub(super) struct LogFile {
-    path: PathBuf,
-    created: bool,
-}
-
-impl LogFile {
-    /// Removes the file if nothing was there before: a run that was refused leaves nothing behind.
-    pub(super) fn undo(&self) {
-        if self.created {
-            // Gone already is as good.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Sends messages to `file`, or else to standard error. `verbosity` counts `-v`.
-pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<LogFile>> {
+/// Sends messages to `file`, or else to standard error. `verbosity` counts `-v`. Returns the file if it was not there.
+pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<NewFile>> {
     let level = match verbosity {
         0 => Level::WARN,
         1 => Level::INFO,
@@ -48,7 +32,8 @@ pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<LogFile
             .init();
         return Ok(None);
     };
-    let (opened, created) = open(path).map_err(|e| {
+    let opened = open_or_make(OpenOptions::new().append(true), path);
+    let (opened, made) = opened.map_err(|e| {
         let asked = format!("--log-file {}", path.display());
         Error::input(
             asked,
@@ -61,20 +46,5 @@ pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<LogFile
         .with_ansi(false)
         .with_writer(Mutex::new(opened))
         .init();
-    Ok(Some(LogFile {
-        path: path.to_owned(),
-        created,
-    }))
-}
-
-/// Opens for appending; says whether the file is new.
-fn open(path: &Path) -> std::io::Result<(File, bool)> {
-    match open_unblocking(OpenOptions::new().append(true).create_new(true), path) {
-        Ok(file) => Ok((file, true)),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok((
-            open_unblocking(OpenOptions::new().append(true), path)?,
-            false,
-        )),
-        Err(e) => Err(e),
-    }
+    Ok(made)
 }

@@ -2,6 +2,7 @@
 
 use crate::server::Place;
 use hotvisor_vmm::config::{Cpus, GuestEject, Serial};
+use hotvisor_vmm::isolation::confinement::{Grant, Landlock};
 use hotvisor_vmm::isolation::seccomp::Seccomp;
 use hotvisor_vmm::{Error, Result};
 use std::ffi::OsStr;
@@ -28,6 +29,12 @@ const CPUS: Keys = Keys {
         "nested",
         "topology",
     ],
+};
+
+const LANDLOCK_RULES: Keys = Keys {
+    option: "--landlock-rules",
+    known: &["path", "access"],
+    unserved: &[],
 };
 
 const MEMORY: Keys = Keys {
@@ -232,6 +239,50 @@ pub(super) fn seccomp(text: &str) -> Result<Seccomp> {
     }
 }
 
+/// `auto`, `true` or `false`.
+pub(super) fn landlock(text: &str) -> Result<Landlock> {
+    match text {
+        "auto" => Ok(Landlock::Auto),
+        "true" => Ok(Landlock::Required),
+        "false" => Ok(Landlock::Off),
+        other => Err(Error::input(
+            format!("--landlock {other}"),
+            "no such choice",
+            suggestion(other, &["auto", "true", "false"]),
+        )),
+    }
+}
+
+/// `path=PATH,access=r|w|rw`, both of which must be there.
+pub(super) fn landlock_rule(text: &str) -> Result<Grant> {
+    let asked = || format!("--landlock-rules {text}");
+    let (mut path, mut access) = (None, None);
+    for (key, value) in LANDLOCK_RULES.pairs(text)? {
+        *if key == "path" {
+            &mut path
+        } else {
+            &mut access
+        } = Some(value);
+    }
+    let (Some(path), Some(access)) = (path, access) else {
+        let remedy = "give both, as in path=/srv/vm,access=rw";
+        return Err(Error::input(asked(), "no path, or no access", remedy));
+    };
+    let (read, write) = match access {
+        "r" => (true, false),
+        "w" => (false, true),
+        "rw" | "wr" => (true, true),
+        _ => {
+            let remedy = "use r, w or rw";
+            return Err(Error::input(asked(), "no such access", remedy));
+        }
+    };
+    if let Err(e) = Path::new(path).metadata() {
+        return Err(Error::input(asked(), e, "name a path that is there"));
+    }
+    Ok(Grant::beneath(path, read, write))
+}
+
 /// Seconds, or `never`.
 pub(super) fn dormant_timeout(text: &str) -> Result<Option<Duration>> {
     if text == "never" {
@@ -289,6 +340,25 @@ mod tests {
         );
         assert!(serial("file=").unwrap_err().to_string().contains("no path"));
         assert!(serial("tty=1").is_err());
+    }
+
+    #[test]
+    fn rules_of_paths() {
+        let grant = |read, write| Ok(Grant::beneath("/tmp", read, write));
+        let rule = landlock_rule;
+        assert_eq!(rule("path=/tmp,access=r"), grant(true, false));
+        assert_eq!(rule("access=w,path=/tmp"), grant(false, true));
+        assert_eq!(rule("path=/tmp,access=rw"), grant(true, true));
+        for (bad, words) in [
+            ("path=/tmp", "give both"),
+            ("access=r", "give both"),
+            ("path=/tmp,access=x", "use r, w or rw"),
+            ("path=/tmp,acces=r", "did you mean \"access\"?"),
+            ("path=/no/such,access=r", "name a path that is there"),
+        ] {
+            let said = rule(bad).unwrap_err().to_string();
+            assert!(said.contains(words), "{bad}: {said}");
+        }
     }
 
     #[test]

@@ -1,17 +1,20 @@
 //! `hotvisor run`.
 
 use super::{log, options, say};
-use crate::server::Server;
+use crate::server::{Bound, Place, Server};
 use hotvisor_vmm::config::{OnReset, Rules, VmConfig};
-use hotvisor_vmm::control::{Control, Signals};
+use hotvisor_vmm::control::{Control, Prepared, Signals};
 use hotvisor_vmm::end::End;
-use hotvisor_vmm::heap;
 use hotvisor_vmm::hotplug::gate::Gate;
-use hotvisor_vmm::isolation::seccomp::{self, Role};
-use hotvisor_vmm::{Error, Result};
-use std::path::PathBuf;
+use hotvisor_vmm::isolation::confinement::{self, Grant, Landlock, Paths};
+use hotvisor_vmm::isolation::seccomp::{self, Seccomp};
+use hotvisor_vmm::isolation::{Role, confine, give_up};
+use hotvisor_vmm::stream::NewFile;
+use hotvisor_vmm::{Error, Result, heap, kvm};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 use tracing::info;
 
@@ -99,6 +102,21 @@ pub(super) struct Args {
     /// What a system call comes to that Hotvisor never makes: the end of the process, a line in the kernel's log, nothing
     #[arg(long, value_name = "true|log|false", default_value = "true")]
     seccomp: String,
+    /// Reach no files but those that are named here: where the kernel can do it, or else not start, or not at all
+    #[arg(
+        long,
+        value_name = "auto|true|false",
+        num_args = 0..=1,
+        default_value = "auto",
+        default_missing_value = "true"
+    )]
+    landlock: String,
+    /// Files, or all that is in a folder, that machines may be made of which clients of the API create; repeatable
+    #[arg(long, value_name = "path=PATH,access=r|w|rw")]
+    landlock_rules: Vec<String>,
+    /// Let other processes of this user read the guest's memory, and the kernel write it into core files
+    #[arg(long)]
+    dumpable: bool,
     /// Say more; twice for even more
     #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
     verbosity: u8,
@@ -109,64 +127,71 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, extend: impl FnOnce(&mut Control)) -> ExitCode {
-        let (end, log_file) = match self.start(extend) {
-            Ok((end, log_file)) => (end, log_file),
-            Err(error) => (End::Failed(error), None),
+        let (end, made) = match self.start(extend) {
+            Ok((end, made)) => (end, made),
+            Err(error) => (End::Failed(error), Made::default()),
         };
         match &end {
             End::PoweredOff | End::Reset | End::Asked(_) => info!("{end}"),
             End::Failed(_) | End::Fault(..) | End::Abandoned(_) => say(&end),
         }
-        if let (End::Failed(Error::Input(_)), Some(log_file)) = (&end, log_file) {
-            log_file.undo();
+        if let End::Failed(error) = &end {
+            made.undo(error);
         }
         ExitCode::from(end.code())
     }
 
-    fn start(&self, extend: impl FnOnce(&mut Control)) -> Result<(End, Option<log::LogFile>)> {
-        let (rules, config) = (self.rules()?, self.config()?);
-        let filters = options::seccomp(&self.seccomp)?;
+    fn start(&self, extend: impl FnOnce(&mut Control)) -> Result<(End, Made)> {
+        let (rules, config, isolation) = (self.rules()?, self.config()?, self.isolation()?);
+        let remedy = "name a kernel with --kernel, or a socket with --api-socket to create a machine through";
         if config.is_none() && self.api_socket.is_none() {
-            let remedy = "name a kernel with --kernel, or a socket with --api-socket to create a machine through";
             return Err(Error::input("hotvisor run", "nothing to run", remedy));
         }
         // Before any other thread exists.
         let signals = Signals::take()?;
         heap::share_arena();
         Gate::prepare();
-        seccomp::choose(filters)?;
-        let log_file = log::start(self.verbosity, self.log_file.as_deref())?;
-        // A bad path is bad input: known before there is a machine.
-        let bound = match &self.api_socket {
-            Some(socket) => Some(Server::bind(&options::api_socket(socket)?)?),
-            None => None,
+        seccomp::choose(isolation.seccomp)?;
+        let mut made = Made {
+            log: log::start(self.verbosity, self.log_file.as_deref())?,
+            serial: None,
         };
-        let mut control = Control::new()?;
-        extend(&mut control);
-        let server = bound
-            .map(|bound| bound.serve(control.client()))
-            .transpose()?;
-        let asked = "control thread";
-        let (go, goes) = mpsc::channel();
-        let control = std::thread::Builder::new()
-            .name("vmm".into())
-            .spawn(move || match goes.recv() {
-                Ok(()) => control.run(rules, config, signals),
-                Err(_) => End::Asked("nobody"),
-            })
-            .map_err(|e| Error::host(asked, e, "raise the limit of threads (`ulimit -u`)"))?;
-        // Its own filter comes after its last thread is born, and before there is a guest.
-        seccomp::confine(Role::Main)?;
-        // The thread waits for this.
-        let _ = go.send(());
-        let end = control.join().unwrap_or_else(|_| {
-            let remedy = "this is a bug in Hotvisor: please report it with the message above";
-            End::Failed(Error::host(asked, "it panicked", remedy))
-        });
-        if let Some(server) = server {
-            server.stop();
+        let begun = self.begin(config, isolation, &mut made);
+        let end = match begun {
+            Ok((bound, prepared)) => run(bound, extend, move |control| {
+                control.run(rules, prepared, signals)
+            }),
+            Err(error) => End::Failed(error),
+        };
+        Ok((end, made))
+    }
+
+    /// Opens everything, whose bad names are bad input and known before there is a machine, and gives up the rest.
+    fn begin(
+        &self,
+        config: Option<VmConfig>,
+        isolation: Isolation,
+        made: &mut Made,
+    ) -> Result<(Option<Bound>, Option<Prepared>)> {
+        let place = self.api_socket.as_deref().map(options::api_socket);
+        let place = place.transpose()?;
+        let bound = place.as_ref().map(Server::bind).transpose()?;
+        let mut prepared = None;
+        if let Some(config) = config {
+            let (opened, serial) = Prepared::open(config)?;
+            made.serial = serial;
+            prepared = Some(opened);
         }
-        Ok((end, log_file))
+        let socket = match &place {
+            Some(Place::Path(path)) => Some(path.as_path()),
+            Some(Place::Passed(_)) | None => None,
+        };
+        let removed = socket.into_iter().chain(made.paths());
+        let removed = removed.map(Grant::removal).collect();
+        let machines = isolation.machines(prepared.as_ref())?;
+        give_up(self.dumpable)?;
+        confinement::enforce(isolation.landlock, Paths { machines, removed })?;
+        Ok((bound, prepared))
     }
 
     /// How any machine is treated.
@@ -181,6 +206,18 @@ impl Args {
             guest_eject: options::guest_eject(&self.guest_eject)?,
             operation_timeout: Duration::from_secs(self.operation_timeout.into()),
             dormant_timeout: options::dormant_timeout(&self.dormant_timeout)?,
+        })
+    }
+
+    /// What this process gives up.
+    fn isolation(&self) -> Result<Isolation> {
+        let rules = self.landlock_rules.iter();
+        Ok(Isolation {
+            seccomp: options::seccomp(&self.seccomp)?,
+            landlock: options::landlock(&self.landlock)?,
+            rules: rules
+                .map(|rule| options::landlock_rule(rule))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -201,4 +238,89 @@ impl Args {
         config.validate()?;
         Ok(Some(config))
     }
+}
+
+/// What this process gives up, as it was asked for.
+struct Isolation {
+    seccomp: Seccomp,
+    landlock: Landlock,
+    rules: Vec<Grant>,
+}
+
+impl Isolation {
+    /// What machines may be made of, if it is known.
+    fn machines(&self, prepared: Option<&Prepared>) -> Result<Option<Vec<Grant>>> {
+        if prepared.is_none() && self.rules.is_empty() {
+            if self.landlock == Landlock::Required {
+                let remedy = "name what machines may be made of with --landlock-rules, or use --landlock auto";
+                let found = "nothing says what clients may create";
+                return Err(Error::input("--landlock true", found, remedy));
+            }
+            return Ok(None);
+        }
+        let ours = [Some(Grant::device(kvm::DEVICE)), Grant::stdout()];
+        let named = prepared.map_or_else(Vec::new, Prepared::grants);
+        let all = ours.into_iter().flatten().chain(named);
+        Ok(Some(all.chain(self.rules.iter().cloned()).collect()))
+    }
+}
+
+/// Files that were not there before.
+#[derive(Default)]
+struct Made {
+    log: Option<NewFile>,
+    serial: Option<NewFile>,
+}
+
+impl Made {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.log.iter().chain(&self.serial).map(NewFile::path)
+    }
+
+    /// What was refused leaves nothing behind.
+    fn undo(&self, error: &Error) {
+        self.serial.iter().for_each(NewFile::undo_if_empty);
+        if matches!(error, Error::Input(_)) {
+            self.log.iter().for_each(NewFile::undo);
+        }
+    }
+}
+
+/// Serves the API, if there is one, and has a thread of its own run machines to their end.
+fn run(
+    bound: Option<Bound>,
+    extend: impl FnOnce(&mut Control),
+    body: impl FnOnce(Control) -> End + Send + 'static,
+) -> End {
+    supervise(bound, extend, body).unwrap_or_else(End::Failed)
+}
+
+fn supervise(
+    bound: Option<Bound>,
+    extend: impl FnOnce(&mut Control),
+    body: impl FnOnce(Control) -> End + Send + 'static,
+) -> Result<End> {
+    let asked = "control thread";
+    let mut control = Control::new()?;
+    extend(&mut control);
+    let server = bound
+        .map(|bound| bound.serve(control.client()))
+        .transpose()?;
+    let (go, goes) = mpsc::channel();
+    let control = thread::Builder::new()
+        .name("vmm".into())
+        .spawn(move || goes.recv().ok().map(|()| body(control)))
+        .map_err(|e| Error::host(asked, e, "raise the limit of threads (`ulimit -u`)"))?;
+    // Its own filter comes after its last thread is born, and before there is a guest.
+    confine(Role::Main)?;
+    // The thread waits for this.
+    let _ = go.send(());
+    let end = control.join().unwrap_or_else(|_| {
+        let remedy = "this is a bug in Hotvisor: please report it with the message above";
+        Some(End::Failed(Error::host(asked, "it panicked", remedy)))
+    });
+    if let Some(server) = server {
+        server.stop();
+    }
+    end.ok_or_else(|| Error::bug(asked, "it was not told to begin"))
 }

@@ -16,7 +16,7 @@ mod tests;
 use crate::route;
 use connections::{Limits, serve};
 use hotvisor_vmm::hotplug::client::Client;
-use hotvisor_vmm::isolation::seccomp::{Role, confine};
+use hotvisor_vmm::isolation::{Role, confine};
 use hotvisor_vmm::socket::{self, FILES, SocketFile, inherited};
 use hotvisor_vmm::{Error, Result};
 use std::fmt;

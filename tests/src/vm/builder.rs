@@ -1,5 +1,7 @@
 //! The command line of a VMM, and its start.
 
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU32;
@@ -35,6 +37,8 @@ pub struct Builder {
     serial: String,
     /// What a shell does before it becomes Hotvisor.
     before: Vec<String>,
+    /// The user and the group that it runs as, if not this process's.
+    user: Option<(u32, u32)>,
     api: bool,
     machine: bool,
     args: Vec<String>,
@@ -89,6 +93,7 @@ impl Builder {
             memory: 512,
             serial: "tty".to_owned(),
             before: Vec::new(),
+            user: None,
             api: true,
             machine: true,
             args: Vec::new(),
@@ -153,6 +158,13 @@ impl Builder {
         self
     }
 
+    /// Starts the VMM as this user, in this group and no other.
+    #[must_use]
+    pub fn user(mut self, user: u32, group: u32) -> Self {
+        self.user = Some((user, group));
+        self
+    }
+
     /// Hotvisor serves no API.
     #[must_use]
     pub fn without_api(mut self) -> Self {
@@ -209,6 +221,11 @@ impl Builder {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some((user, group)) = self.user {
+            // Its sockets are there.
+            chown(folder.path(), Some(user), Some(group))?;
+            command.uid(user).gid(group);
+        }
         let started = Instant::now();
         let (process, pipes) = Watched::spawn(&mut command)?;
         let missing = "the VMM was started without a pipe";

@@ -293,6 +293,15 @@ const OPTIONS: &[(&[&str], &[&str])] = &[
         &["--dormant-timeout", "soon"],
         &["--dormant-timeout soon", "not a number of seconds"],
     ),
+    (&["--landlock", "on"], &["--landlock on", "no such choice"]),
+    (
+        &["--landlock-rules", "path=nowhere,access=r"],
+        &["--landlock-rules path=nowhere", "No such file"],
+    ),
+    (
+        &["--landlock-rules", "path=text"],
+        &["no path, or no access", "path=/srv/vm,access=rw"],
+    ),
     (
         &["--seccomp", "flase"],
         &[

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
+use serde_json::json;
 
-use crate::guest::{Guest, Machine, test};
+use crate::guest::{Guest, IMAGE, Machine, test};
 use crate::hotplug::guest::{Hotplug, plug, unplug};
+use crate::lifecycle::{Commands, config};
 
 /// The exit code after a forbidden system call.
 const FORBIDDEN: i32 = 7;
@@ -22,6 +24,10 @@ pub(crate) fn tests() -> Vec<Test> {
         test("isolation::a_forbidden_call_is_the_end", forbidden),
         test("isolation::a_plugged_vcpu_is_under_its_filter", plugged),
         test("isolation::a_forbidden_call_that_is_logged", logged),
+        test("isolation::nothing_is_left_of_privileges", privileges),
+        test("isolation::files_that_it_was_not_started_with", other_files),
+        test("isolation::files_that_rules_name", rules),
+        test("isolation::any_file_where_nobody_knows_better", any_file),
     ]
 }
 
@@ -34,14 +40,14 @@ fn word(folder: &Path, name: &str) -> Result<String> {
     Ok(value.trim().to_owned())
 }
 
-/// A number of each thread's, by the thread's name. KVM has one that never leaves the kernel.
-fn status(guest: &Guest, field: &str) -> Result<BTreeMap<String, u32>> {
+/// What the kernel says of each thread, by the thread's name. KVM has one that never leaves the kernel.
+fn status(guest: &Guest, field: &str) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{}/task", guest.vm().pid()))? {
         let folder = task?.path();
         let name = word(&folder, "Name")?;
         if !name.starts_with("kvm-") {
-            found.insert(name, word(&folder, field)?.parse()?);
+            found.insert(name, word(&folder, field)?);
         }
     }
     Ok(found)
@@ -53,7 +59,9 @@ fn own(field: &str) -> Result<u32> {
 }
 
 fn expect(guest: &Guest, field: &str, wanted: &[(&str, u32)]) -> Result<()> {
-    let wanted = wanted.iter().map(|(name, n)| ((*name).to_owned(), *n));
+    let wanted = wanted
+        .iter()
+        .map(|(name, n)| ((*name).to_owned(), n.to_string()));
     let (found, wanted) = (status(guest, field)?, wanted.collect());
     guest.ensure(found == wanted, || {
         format!("{field}: {found:?}, expected {wanted:?}")
@@ -144,5 +152,130 @@ fn logged(context: &Context) -> Result<()> {
             format!("{misdeeds} misdeeds after that of {thread}")
         })?;
     }
+    guest.power_off()
+}
+
+/// One of the limits of the guest's process, soft and hard (proc_pid_limits(5)).
+fn limit(guest: &Guest, name: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{}/limits", guest.vm().pid()))?;
+    let values = text.lines().find_map(|line| line.strip_prefix(name));
+    let values = values.with_context(|| format!("no {name} in {text}"))?;
+    Ok(values
+        .split_whitespace()
+        .take(2)
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Of all threads, of a vCPU's that was plugged as well, and for good.
+fn privileges(context: &Context) -> Result<()> {
+    for dumpable in [false, true] {
+        let machine = Machine::new(context, 1, 2)?;
+        let guest = if dumpable {
+            machine.with(|vm| vm.arg("--dumpable")).boot()?
+        } else {
+            machine.boot()?
+        };
+        plug(&guest, 1, 1)?;
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            let left = status(&guest, set)?;
+            let none = left
+                .values()
+                .all(|set| set.bytes().all(|digit| digit == b'0'));
+            guest.ensure(none && left.len() == 5, || format!("{set}: {left:?}"))?;
+        }
+        let cores = limit(&guest, "Max core file size")?;
+        guest.ensure(dumpable || cores == ["0", "0"], || {
+            format!("core files: {cores:?}")
+        })?;
+        let files = limit(&guest, "Max open files")?;
+        guest.ensure(files == ["3072", "3072"], || {
+            format!("descriptors: {files:?}")
+        })?;
+        guest.power_off()?;
+    }
+    Ok(())
+}
+
+/// A client makes a machine of something else in the place of the one that was named.
+fn other_files(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 2)?;
+    let (same, other) = (machine.path("guest.elf"), machine.path("other.elf"));
+    let (log, made) = (machine.path("log"), machine.path("made"));
+    fs::write(&other, IMAGE)?;
+    let guest = machine
+        .with(|vm| {
+            vm.arg("--log-file")
+                .arg(&log.display().to_string())
+                .arg("--landlock")
+                .arg("true")
+        })
+        .boot()?;
+    guest.does("vm.delete")?;
+    let refused = guest.create(&config(&other, 1, 2))?;
+    guest.ensure(
+        refused.status == 400 && refused.body.to_string().contains("--landlock-rules"),
+        || format!("{refused:?}"),
+    )?;
+    let mut elsewhere = config(&same, 1, 2);
+    elsewhere["serial"] = json!({"mode": "File", "file": made});
+    let created = guest.create(&elsewhere)?;
+    guest.ensure(created.status == 204, || format!("{created:?}"))?;
+    let refused = guest.act("vm.boot")?;
+    guest.ensure(
+        refused.body.to_string().contains("--landlock-rules") && !made.exists(),
+        || format!("{refused:?}"),
+    )?;
+    guest.does("vm.delete")?;
+    let created = guest.create(&config(&same, 1, 2))?;
+    guest.ensure(created.status == 204, || format!("{created:?}"))?;
+    guest.does("vm.boot")?;
+    guest.wait_ready()?;
+    plug(&guest, 1, 1)?;
+    unplug(&guest, 1)?;
+    guest.power_off()
+}
+
+/// What clients create is made of what is beneath a folder, and of nothing else.
+fn rules(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 2)?;
+    let (image, outside) = (machine.path("guest.elf"), tempfile::tempdir()?);
+    let (console, other) = (machine.path("console"), outside.path().join("other.elf"));
+    fs::write(&other, IMAGE)?;
+    let folder = image.parent().context("no folder")?.display().to_string();
+    let guest = machine
+        .with(|vm| {
+            vm.without_machine()
+                .arg("--landlock-rules")
+                .arg(&format!("path={folder},access=rw"))
+        })
+        .start()?;
+    guest.wait_said("waiting for a machine to be created")?;
+    let refused = guest.create(&config(&other, 1, 2))?;
+    guest.ensure(
+        refused.status == 400 && refused.body.to_string().contains("--landlock-rules"),
+        || format!("{refused:?}"),
+    )?;
+    let mut wanted = config(&image, 1, 2);
+    wanted["serial"] = json!({"mode": "File", "file": console});
+    let created = guest.create(&wanted)?;
+    guest.ensure(created.status == 204, || format!("{created:?}"))?;
+    guest.does("vm.boot")?;
+    guest.does("vm.shutdown")?;
+    guest.ensure(console.is_file(), || "no file of the serial port".into())?;
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])
+}
+
+/// It says so, and does what it is asked for.
+fn any_file(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 1)?;
+    let image = machine.path("guest.elf");
+    let guest = machine.with(|vm| vm.without_machine()).start()?;
+    guest.wait_said("--landlock-rules confines them")?;
+    let created = guest.create(&config(&image, 1, 1))?;
+    guest.ensure(created.status == 204, || format!("{created:?}"))?;
+    guest.does("vm.boot")?;
+    guest.wait_ready()?;
     guest.power_off()
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
@@ -41,7 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// Commands by their short names.
-trait Commands {
+pub(crate) trait Commands {
     fn act(&self, name: &str) -> Result<Answer>;
     fn does(&self, name: &str) -> Result<()>;
     fn refuses(&self, name: &str, status: u16) -> Result<()>;
@@ -78,15 +78,20 @@ impl Commands for Guest {
     }
 }
 
+/// What a machine is to be that runs the bare-metal guest, which is in this file.
+pub(crate) fn config(image: &Path, boot: u32, max: u32) -> Value {
+    json!({
+        "cpus": {"boot_vcpus": boot, "max_vcpus": max},
+        "memory": {"size": MEMORY << 20},
+        "payload": {"kernel": image},
+        "serial": {"mode": "Tty"},
+    })
+}
+
 /// A process that has no machine, and what one is to be that runs the bare-metal guest.
 fn process(context: &Context, boot: u32, max: u32) -> Result<(Guest, Value)> {
     let machine = Machine::new(context, boot, max)?;
-    let config = json!({
-        "cpus": {"boot_vcpus": boot, "max_vcpus": max},
-        "memory": {"size": MEMORY << 20},
-        "payload": {"kernel": machine.path("guest.elf")},
-        "serial": {"mode": "Tty"},
-    });
+    let config = config(&machine.path("guest.elf"), boot, max);
     let process = machine.with(|vm| vm.without_machine()).start()?;
     process.wait_said("waiting for a machine to be created")?;
     Ok((process, config))

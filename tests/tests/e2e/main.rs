@@ -6,7 +6,9 @@ mod cli;
 mod cloud_hypervisor;
 mod cpus;
 mod end;
+mod faults;
 mod hotplug;
+mod isolation;
 mod pause;
 mod stress;
 
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
             cloud_hypervisor::tests(),
             cpus::tests(),
             end::tests(),
+            faults::tests(),
             hotplug::tests(),
+            isolation::tests(),
             pause::tests(),
             stress::tests(),
         ]

@@ -15,6 +15,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hotvisor-devices", &[]),
     ("hotvisor-vmm", &["hotvisor-devices"]),
     ("hotvisor", &["hotvisor-devices", "hotvisor-vmm"]),
+    ("hotvisor-fuzz", &["hotvisor-devices", "hotvisor-vmm"]),
     (
         "hotvisor-tests",
         &["hotvisor", "hotvisor-devices", "hotvisor-vmm"],

@@ -6,6 +6,8 @@
 mod layers;
 mod size;
 mod source;
+mod supply;
+mod unit;
 mod unsafety;
 mod words;
 

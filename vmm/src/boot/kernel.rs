@@ -1,6 +1,6 @@
 //! Kernel images: bzImage and ELF, told apart by what is in them.
 
-use super::initramfs::open_file;
+use super::file::Opened;
 use crate::arch::layout;
 use crate::arch::regs::Entry;
 use crate::error::{Error, Result};
@@ -8,7 +8,6 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 /// The parts of a bzImage's setup header that are looked at before it is loaded
@@ -41,7 +40,7 @@ const BZIMAGE_MAGIC: &[u8] = b"HdrS";
 /// Offset of a bzImage's 64-bit entry point from where its protected-mode code is loaded.
 const ENTRY_64: u64 = 0x200;
 
-/// An opened kernel image.
+/// A kernel image.
 pub(super) struct Kernel {
     file: File,
     asked: String,
@@ -69,13 +68,12 @@ pub(super) struct Loaded {
 }
 
 impl Kernel {
-    /// Opens and recognises the image at `path`.
+    /// Recognises the image.
     ///
     /// # Errors
-    /// [`Error::Input`] for a file that is missing, unreadable, truncated or no kernel that we can boot.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let asked = format!("kernel {}", path.display());
-        let (file, len) = open_file(path, &asked, "name a bzImage or an ELF vmlinux")?;
+    /// [`Error::Input`] for a file that is unreadable, truncated or no kernel that we can boot.
+    pub(super) fn recognise(opened: Opened) -> Result<Self> {
+        let Opened { file, len, asked } = opened;
         let mut head = Vec::with_capacity(header::LEN);
         std::io::Read::read_to_end(
             &mut std::io::Read::take(&file, header::LEN as u64),

@@ -1,10 +1,11 @@
 //! From files to a guest that is ready to run: kernel, initramfs, command line and what they are told.
 
+mod file;
 mod initramfs;
 mod kernel;
 mod params;
 
-use kernel::Kernel;
+pub use file::Files;
 
 use crate::acpi;
 use crate::arch::layout;
@@ -13,6 +14,7 @@ use crate::config::VmConfig;
 use crate::error::{Error, Result};
 use hotvisor_devices::power;
 use initramfs::Initramfs;
+use kernel::Kernel;
 use vm_memory::{Bytes, GuestMemoryBackend};
 
 /// The files of a guest, opened once: a restart boots the same ones, whatever became of their names.
@@ -22,13 +24,13 @@ pub struct BootFiles {
 }
 
 impl BootFiles {
-    /// Opens and checks what `config` names.
+    /// Checks the files that `config` names.
     ///
     /// # Errors
-    /// [`Error::Input`] for a file that is missing, unreadable, not what it should be, or too large, and
-    /// for a command line that the kernel cannot take.
-    pub fn open(config: &VmConfig) -> Result<Self> {
-        let kernel = Kernel::open(&config.kernel)?;
+    /// [`Error::Input`] for a file that is unreadable, not what it should be, or too large, and for a command line
+    /// that the kernel cannot take.
+    pub fn new(files: Files, config: &VmConfig) -> Result<Self> {
+        let kernel = Kernel::recognise(files.kernel)?;
         let limit = kernel.cmdline_max();
         if config.cmdline.len() > limit {
             return Err(Error::input(
@@ -40,11 +42,7 @@ impl BootFiles {
                 "shorten it",
             ));
         }
-        let initramfs = config
-            .initramfs
-            .as_deref()
-            .map(Initramfs::open)
-            .transpose()?;
+        let initramfs = files.initramfs.map(Initramfs::new).transpose()?;
         let files = Self { kernel, initramfs };
         // The tables' size depends on the machine alone, so what does not fit can be said now.
         let tables = acpi::Tables::build(&acpi::Machine::of(config)).place(config.memory);

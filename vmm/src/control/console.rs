@@ -1,15 +1,14 @@
 //! The host's side of COM1: where its bytes go and come from. Used by the control thread only, which it
 //! never makes wait: what the host does not take now waits in the port's bounded buffer.
 
+use super::prepared::FarEnd;
 use super::terminal::{self, RawMode};
-use crate::config::Serial as Config;
 use crate::error::{Error, Result};
-use crate::socket::{self, SocketFile};
-use crate::stream::{self, Source, Target, open_unblocking, wait_ready};
+use crate::socket::SocketFile;
+use crate::stream::{self, Source, Target, wait_ready};
 use event_manager::{EventOps, EventSet, Events};
 use hotvisor_devices::serial::{Output, Serial};
 use nix::poll::PollFlags;
-use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
@@ -105,30 +104,30 @@ impl Console {
         }
     }
 
-    /// Opens what `config` names.
+    /// Takes what it leads to into use: a file is emptied, a terminal is the guest's from now on.
     ///
     /// # Errors
-    /// [`Error::Input`] for a path that cannot be used.
-    pub(super) fn open(config: &Config) -> Result<Self> {
+    /// [`Error::Input`] for what cannot be used.
+    pub(super) fn open(far: FarEnd) -> Result<Self> {
         let mut console = Self::nowhere();
-        match config {
-            Config::Null | Config::Off => {}
-            Config::File(path) => {
-                let asked = format!("serial file={}", path.display());
-                let remedy = "name a file in a folder that exists and may be written";
-                let mut options = OpenOptions::new();
-                let options = options.write(true).create(true).truncate(true);
-                let file = open_unblocking(options, path);
-                console.set_output(Box::new(file.map_err(|e| Error::input(asked, e, remedy))?));
+        match far {
+            FarEnd::Nothing => {}
+            FarEnd::File(file) => {
+                let regular = file.metadata().is_ok_and(|file| file.is_file());
+                if regular {
+                    let remedy = "name a file that may be written";
+                    let emptied = file.set_len(0);
+                    emptied.map_err(|e| Error::input("serial file", e, remedy))?;
+                }
+                console.set_output(Box::new(file));
             }
-            Config::Socket(path) => {
-                let (socket, file) = socket::bind_at("serial socket=", path)?;
+            FarEnd::Socket(socket, file) => {
                 console.listener = Some(Listener {
                     _file: file,
                     socket: Watched::new(socket, TOKEN_LISTEN),
                 });
             }
-            Config::Tty => {
+            FarEnd::Tty => {
                 let terminal = io::stdin().is_terminal();
                 if terminal && terminal::is_ours() {
                     let raw = terminal::raw_mode();

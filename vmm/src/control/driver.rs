@@ -4,6 +4,7 @@ use super::Control;
 use super::console::{self, Console};
 use super::hotplug::{Hotplug, Place};
 use super::lifecycle::{self, Action, Phase, Policy, Release, Rest, Start};
+use super::prepared::Prepared;
 use super::queue::{Event, Posted, Queue};
 use super::signals::Signals;
 use super::vm::Vm;
@@ -23,7 +24,6 @@ use hotvisor_devices::power::PowerRequest;
 use hotvisor_devices::serial::{Output, Serial, SerialSink};
 use std::collections::BTreeSet;
 use std::mem;
-use std::sync::Arc;
 use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -52,10 +52,10 @@ fn machine(vm: &mut Option<Vm>) -> Option<&mut Machine> {
 }
 
 impl Driver {
-    /// Makes the machine of `config`, if one is wanted at once.
+    /// Makes the machine that is prepared, if one is wanted at once.
     pub(super) fn new(
         rules: Rules,
-        config: Option<VmConfig>,
+        prepared: Option<Prepared>,
         signals: Signals,
         control: Control,
     ) -> Result<Self> {
@@ -81,19 +81,18 @@ impl Driver {
             wanted: None,
             end: None,
         };
-        if let Some(config) = config {
-            driver.create(config)?;
+        if let Some(prepared) = prepared {
+            driver.create(prepared)?;
             driver.make(Vm::boot)?;
             driver.phase = Phase::started();
         }
         Ok(driver)
     }
 
-    fn create(&mut self, config: VmConfig) -> Result<()> {
-        let config = Arc::new(config);
-        let vm = Vm::describe(config.clone(), self.rules.guest_eject, &self.queue)?;
+    fn create(&mut self, prepared: Prepared) -> Result<()> {
+        let vm = Vm::describe(prepared, self.rules.guest_eject, &self.queue)?;
+        self.hotplug.describe(Some(vm.config().clone()));
         self.vm = Some(vm);
-        self.hotplug.describe(Some(config));
         Ok(())
     }
 
@@ -194,10 +193,10 @@ impl Driver {
             Action::Agree => self.wishes.done(Ok(())),
             Action::Refuse(no) => self.wishes.refuse(no),
             Action::Create => {
-                let created = self
-                    .wanted
-                    .take()
-                    .map_or(Ok(()), |wanted| self.create(*wanted));
+                let wanted = self.wanted.take();
+                let created = wanted.map_or(Ok(()), |config| {
+                    self.create(Prepared::without_serial(*config)?)
+                });
                 self.done(created, ops);
             }
             Action::Boot => {

@@ -6,6 +6,7 @@ mod console;
 mod driver;
 mod hotplug;
 mod lifecycle;
+mod prepared;
 mod queue;
 mod signals;
 mod terminal;
@@ -13,20 +14,19 @@ mod vm;
 mod wish;
 mod wishes;
 
+pub use prepared::Prepared;
 pub use signals::Signals;
 
-use crate::config::{Rules, VmConfig};
+use crate::config::Rules;
 use crate::end::End;
 use crate::error::Result;
 use crate::hotplug::client::Client;
 use crate::hotplug::notifier::Notifier;
-use crate::isolation::seccomp::{Role, confine};
+use crate::isolation::{Role, confine};
 use driver::Driver;
 use hotplug::Published;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use queue::Queue;
 use std::sync::Arc;
-use tracing::debug;
 
 /// The control thread to be, and a way to reach it.
 pub struct Control {
@@ -66,27 +66,16 @@ impl Control {
         Client::new(calls, view.subscribe(), events.events(), tally.clone())
     }
 
-    /// Runs machines until the process is to end, on the calling thread: the one that is described by `config`,
-    /// or those that clients ask for.
+    /// Runs machines until the process is to end, on the calling thread: the one that is prepared, or those that
+    /// clients ask for.
     #[must_use]
-    pub fn run(self, rules: Rules, config: Option<VmConfig>, signals: Signals) -> End {
-        raise_descriptors();
+    pub fn run(self, rules: Rules, prepared: Option<Prepared>, signals: Signals) -> End {
         if let Err(error) = confine(Role::Vmm) {
             return End::Failed(error);
         }
-        match Driver::new(rules, config, signals, self) {
+        match Driver::new(rules, prepared, signals, self) {
             Ok(driver) => driver.run_to_end(),
             Err(error) => End::Failed(error),
         }
-    }
-}
-
-/// Lets this process have as many descriptors as the host allows it: each vCPU has two, and the 1,024 that are usual at
-/// first are for programs that `select`.
-fn raise_descriptors() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        debug!("the limit of descriptors stays: {error}");
     }
 }

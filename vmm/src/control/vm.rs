@@ -2,11 +2,12 @@
 
 use super::console::Console;
 use super::hotplug::Hotplug;
+use super::prepared::{FarEnd, Prepared};
 use super::queue::Queue;
 use crate::boot::BootFiles;
 use crate::config::{GuestEject, VmConfig};
 use crate::error::Result;
-use crate::kvm::{self, probe};
+use crate::kvm::probe;
 use crate::machine::{Machine, Posts, check_limits};
 use event_manager::EventOps;
 use hotvisor_devices::serial::{Output, Serial};
@@ -26,6 +27,8 @@ pub(super) struct Vm {
     guest_eject: GuestEject,
     output: Arc<Output>,
     console: Console,
+    /// What its console leads to the first time that it boots, if that is open already.
+    far: Option<FarEnd>,
 }
 
 /// Where the serial port of one boot writes to.
@@ -36,25 +39,30 @@ fn output(queue: &Queue) -> Arc<Output> {
 impl Vm {
     /// Checks everything that can be checked without leaving traces.
     pub(super) fn describe(
-        config: Arc<VmConfig>,
+        prepared: Prepared,
         guest_eject: GuestEject,
         queue: &Queue,
     ) -> Result<Self> {
-        config.validate()?;
-        let files = BootFiles::open(&config)?;
-        let kvm = kvm::open()?;
+        let Prepared {
+            config,
+            kvm,
+            files,
+            far,
+        } = prepared;
+        let files = BootFiles::new(files, &config)?;
         check_limits(&kvm, &config)?;
         if files.needs_long_mode() {
             probe::require_long_mode(&kvm)?;
         }
         Ok(Self {
             machine: None,
-            config,
+            config: Arc::new(config),
             kvm,
             files,
             guest_eject,
             output: output(queue),
             console: Console::nowhere(),
+            far,
         })
     }
 
@@ -68,9 +76,16 @@ impl Vm {
         // What nobody took of an earlier boot's is not this one's. Output that somebody attends to is not posted, either.
         self.output = output(queue);
         self.make(queue, generation, hotplug)?;
-        let console = Console::open(&self.config.serial);
+        let console = self.far_end().and_then(Console::open);
         self.console = console.inspect_err(|_| self.machine = None)?;
         Ok(())
+    }
+
+    fn far_end(&mut self) -> Result<FarEnd> {
+        match self.far.take() {
+            Some(open) => Ok(open),
+            None => FarEnd::open(&self.config.serial).map(|(far, _)| far),
+        }
     }
 
     /// Makes the machine, instead of the one before.

@@ -1,10 +1,10 @@
 //! System calls that each thread may make (`seccomp(2)`), and what becomes of the others.
 //!
 //! The rules are in `resources/seccomp`, and were compiled when this was built. A thread puts itself under its filter
-//! as the first thing that it does; one that another makes is under the filter of that one before. No filter can be
-//! taken off.
+//! as the first thing that it does, but for the process's first, which makes others; one that another makes is under the
+//! filter of that one before. No filter can be taken off.
 
-use super::forbidden;
+use super::{Role, forbidden};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use seccompiler::{BpfProgram, apply_filter, sock_filter};
@@ -27,24 +27,6 @@ pub enum Seccomp {
     Log,
     /// It is made: there are no filters.
     Off,
-}
-
-/// What a thread is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It has started the others, and waits for their end.
-    Main,
-    /// The control thread.
-    Vmm,
-    /// A vCPU.
-    Vcpu,
-    /// The API.
-    Api,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Main, Self::Vmm, Self::Vcpu, Self::Api];
 }
 
 /// What holds for this process.
@@ -72,10 +54,7 @@ pub fn choose(seccomp: Seccomp) -> Result<()> {
 }
 
 /// Puts the calling thread under the filter of this role.
-///
-/// # Errors
-/// [`Error::Host`] where the kernel does not take it.
-pub fn confine(role: Role) -> Result<()> {
+pub(super) fn filter(role: Role) -> Result<()> {
     let program = match (CHOSEN.get(), role) {
         (None | Some(Seccomp::Off), _) => return Ok(()),
         (Some(Seccomp::Enforce), Role::Main) => filters::MAIN_ENFORCED,

@@ -7,7 +7,7 @@ use super::memory::Ram;
 use super::{DEVICE, REQUIRED, Vm};
 use crate::arch::regs::{self, Entry};
 use crate::error::{Error, Result};
-use crate::isolation::seccomp::{Role, confine};
+use crate::isolation::{Role, confine};
 use crate::vcpu::kick;
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use super::handle::Spec;
 use super::orders::{Order, Orders, Told};
 use super::{Exit, Fault, Reports, VcpuRef, kick};
 use crate::error::Result;
-use crate::isolation::seccomp::{Role, confine};
+use crate::isolation::{Role, confine};
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::VcpuFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -134,8 +134,8 @@ fn seen(pid: u32, max: u32, say: Say) -> Option<Host> {
     let host = Host::open(pid, max);
     host.inspect_err(|e| {
         say(&format_args!(
-            "the threads of the VM (process {pid}) may not be seen: {e}; be root, or its user where ptrace is allowed, \
-             to have them compared"
+            "the threads of the VM (process {pid}) may not be seen: {e}; be root, or its user where it was started with \
+             --dumpable and ptrace is allowed, to have them compared"
         ));
     })
     .ok()

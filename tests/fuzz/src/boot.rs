@@ -1,0 +1,115 @@
+//! What a guest boots from: any image, initramfs and command line, in any machine.
+
+use super::image::{Image, Number};
+use arbitrary::{Arbitrary, Unstructured};
+use hotvisor_vmm::acpi::{Machine, Tables};
+use hotvisor_vmm::arch::layout;
+use hotvisor_vmm::boot::{BootFiles, Files};
+use hotvisor_vmm::config::{Cpus, Serial, VmConfig};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+/// The most memory, in pages, that is touched at all: above the hole is too much for each case.
+const MOST_PAGES: u64 = 0x8000;
+
+/// Each has its objects in the tables, which take most of the time.
+const MOST_CPUS: u32 = 16;
+
+#[derive(Arbitrary, Debug)]
+struct Case {
+    /// Beyond the least that a machine has, in pages.
+    pages: u16,
+    max: u8,
+    serial: bool,
+    image: Image,
+    /// Its size; its bytes do not count.
+    initramfs: Option<Number>,
+    cmdline: Vec<u8>,
+}
+
+/// A file without a name, and a name for it all the same.
+fn file(bytes: &[u8], len: u64) -> Option<(File, PathBuf)> {
+    let mut file = File::from(memfd_create(c"image", MFdFlags::MFD_CLOEXEC).ok()?);
+    file.write_all(bytes).ok()?;
+    file.set_len(len).ok()?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Some((file, path.into()))
+}
+
+/// Where nothing more than this is to be written: images larger than the machine are refused by their size alone.
+fn memory(config: &VmConfig) -> Option<GuestMemoryMmap> {
+    let ranges: Vec<(GuestAddress, usize)> = layout::ram_ranges(config.memory)
+        .into_iter()
+        .map(|(at, len)| Some((GuestAddress(at), usize::try_from(len).ok()?)))
+        .collect::<Option<_>>()?;
+    GuestMemoryMmap::from_ranges(&ranges).ok()
+}
+
+pub(crate) fn run(bytes: &[u8]) {
+    let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(bytes)) else {
+        return;
+    };
+    let image = case.image.bytes();
+    let Some((_kernel, kernel)) = file(&image, image.len() as u64) else {
+        return;
+    };
+    let initramfs = case
+        .initramfs
+        .and_then(|len| file(&[], len.value() % (1 << 32)));
+    let pages = u64::from(case.pages) % MOST_PAGES;
+    let config = VmConfig {
+        kernel,
+        initramfs: initramfs.as_ref().map(|(_, path)| path.clone()),
+        cmdline: String::from_utf8_lossy(&case.cmdline).into_owned(),
+        cpus: Cpus {
+            boot: 1,
+            max: u32::from(case.max) % MOST_CPUS + 1,
+        },
+        memory: layout::MIN_MEMORY + pages * layout::PAGE,
+        serial: if case.serial {
+            Serial::Null
+        } else {
+            Serial::Off
+        },
+    };
+    if config.validate().is_err() {
+        return;
+    }
+    let Ok(files) = Files::open(&config).and_then(|files| BootFiles::new(files, &config)) else {
+        return;
+    };
+    let Some(memory) = memory(&config) else {
+        return;
+    };
+    let machine = Machine::of(&config);
+    // A reset does the same again.
+    for _ in 0..2 {
+        if files.load(&memory, &config, &machine).is_ok() {
+            check(&memory, &config, &machine);
+        }
+    }
+}
+
+/// Whatever the image is, the guest finds in memory what it is told of.
+fn check(memory: &GuestMemoryMmap, config: &VmConfig, machine: &Machine) {
+    let tables = Tables::build(machine).place(config.memory);
+    for (at, bytes) in tables.tables() {
+        let mut found = vec![0; bytes.len()];
+        let read = memory.read_slice(&mut found, GuestAddress(*at));
+        assert!(
+            read.is_ok() && found == *bytes,
+            "the ACPI table at {at:#x} is not there"
+        );
+    }
+    let mut found = vec![0xff; config.cmdline.len() + 1];
+    let read = memory.read_slice(&mut found, layout::CMDLINE);
+    let (text, end) = found.split_at(config.cmdline.len());
+    assert!(
+        read.is_ok() && text == config.cmdline.as_bytes() && end == [0],
+        "the command line is not there"
+    );
+}

@@ -1,0 +1,46 @@
+//! Each target with its corpus, what once broke it among it, and with random bytes: the same ones each time.
+
+use hotvisor_fuzz::TARGETS;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+/// Random inputs for each target, beside its corpus.
+const INPUTS: u32 = 5_000;
+/// The longest of them.
+const LONGEST: usize = 512;
+
+#[test]
+fn every_target_takes_its_corpus() {
+    for (name, target) in TARGETS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(name);
+        let mut files: Vec<_> = fs::read_dir(&folder)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        assert!(!files.is_empty(), "{name} has no corpus");
+        for file in &files {
+            println!("{}", file.display());
+            target(&fs::read(file).unwrap());
+        }
+        println!("{name}: {} inputs", files.len());
+    }
+}
+
+#[test]
+fn every_target_takes_random_bytes() {
+    for (seed, (name, target)) in (0..).zip(TARGETS) {
+        let (mut random, begin) = (fastrand::Rng::with_seed(seed), Instant::now());
+        for n in 0..INPUTS {
+            let mut bytes = vec![0; random.usize(..LONGEST)];
+            random.fill(&mut bytes);
+            if std::panic::catch_unwind(|| target(&bytes)).is_err() {
+                panic!("{name}: input {n} of seed {seed}: {bytes:?}");
+            }
+        }
+        println!("{name}: {INPUTS} inputs in {:?}", begin.elapsed());
+    }
+}
