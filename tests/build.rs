@@ -14,6 +14,7 @@ const SOURCES: &[&str] = &[
     "acpi.c",
     "cpu.c",
     "hotplug.c",
+    "hostile.c",
 ];
 const OTHERS: &[&str] = &["guest.ld", "guest.h", "layout.h"];
 

@@ -335,6 +335,15 @@ bool start_cpu(uint32_t id)
     return await_change(&cpu->alive, before, patience);
 }
 
+void provoke(uint32_t id, uint32_t command)
+{
+    if (id >= CPUS || id == boot_id)
+        return;
+    if (!known[id])
+        clear_slot(id);
+    send_ipi(id, command);
+}
+
 bool show_cpu(uint32_t id)
 {
     struct cpu *cpu = slot_of(id);
@@ -401,6 +410,12 @@ void open_pin(uint32_t pin)
 void close_pin(uint32_t pin)
 {
     ioapic_write(IOAPIC_TABLE + 2 * pin, PIN_MASKED | VECTOR_PIN);
+}
+
+void close_pins(void)
+{
+    for (uint32_t pin = 0; pin < ioapic_pins(); pin++)
+        close_pin(pin);
 }
 
 bool await_pin(uint32_t pin, bool level, uint32_t id)

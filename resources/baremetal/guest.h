@@ -20,6 +20,8 @@ bool same(const char *a, const char *b);
 void serial_interrupts(bool on);
 /* A received byte, or -1. */
 int serial_byte(void);
+/* The port as it was at the start, whatever was done to it, without what it has received. */
+void serial_reset(void);
 
 /* ---- acpi.c: what the machine says about itself ---- */
 
@@ -53,6 +55,8 @@ void perform(struct op *op);
 bool perform_on(uint32_t id, struct op *op);
 /* Starts another CPU; false if it does not come alive. */
 bool start_cpu(uint32_t id);
+/* Sends another CPU an interrupt command, and does not look what becomes of it. */
+void provoke(uint32_t id, uint32_t command);
 /* Whether the CPU was ever started, and prints its slot. */
 bool show_cpu(uint32_t id);
 /* APIC id of the CPU that was entered. */
@@ -64,6 +68,7 @@ bool await_pin(uint32_t pin, bool level, uint32_t id);
 /* Lets an I/O APIC pin interrupt the boot CPU by edges, and no longer. */
 void open_pin(uint32_t pin);
 void close_pin(uint32_t pin);
+void close_pins(void);
 void triple_fault(void);
 void halt_forever(void);
 /* How long to wait for other CPUs, as the logarithm of a number of TSC ticks. */
@@ -73,6 +78,11 @@ extern uint32_t patience;
 
 /* Serves them until a byte comes in; returns how many events there were. */
 uint32_t serve(void);
+
+/* ---- hostile.c: what no operating system does ---- */
+
+/* Makes at least so many accesses, the same ones for the same seed; returns how many. */
+uint32_t hostile(uint32_t seed, uint32_t count);
 
 /* ---- instructions ---- */
 

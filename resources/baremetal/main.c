@@ -169,6 +169,16 @@ static void do_reset(void)
         halt_forever();
 }
 
+static void do_hostile(char **words, int count)
+{
+    uint32_t seed, number_of;
+
+    if (count != 3 || !number(words[1], &seed) || !number(words[2], &number_of))
+        usage("hostile SEED COUNT");
+    else
+        say("\nok accesses=%u\n", hostile(seed, number_of));
+}
+
 static void do_patience(char **words, int count)
 {
     uint32_t bits;
@@ -208,6 +218,8 @@ static void run(char **words, int count)
         do_irq(words, count);
     else if (same(command, "serve"))
         say("ok events=%u\n", serve());
+    else if (same(command, "hostile"))
+        do_hostile(words, count);
     else if (same(command, "patience"))
         do_patience(words, count);
     else if (same(command, "off"))

@@ -8,9 +8,12 @@
 #define IER (COM1 + 1)
 #define MCR (COM1 + 4)
 #define LSR (COM1 + 5)
+#define FCR (COM1 + 2)
+#define LCR (COM1 + 3)
 
 #define IER_RECEIVED 0x01
 #define MCR_DTR_RTS_OUT2 0x0b
+#define LCR_8N1 0x03
 #define LSR_RECEIVED 0x01
 #define LSR_THR_EMPTY 0x20
 
@@ -25,6 +28,15 @@ void serial_interrupts(bool on)
 int serial_byte(void)
 {
     return in8(LSR) & LSR_RECEIVED ? in8(RBR) : -1;
+}
+
+void serial_reset(void)
+{
+    out8(LCR, LCR_8N1);
+    out8(FCR, 0);
+    serial_interrupts(false);
+    while (serial_byte() >= 0)
+        ;
 }
 
 static void put(char c)

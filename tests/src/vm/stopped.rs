@@ -65,10 +65,19 @@ impl Vm {
     /// # Errors
     /// It has none, or may not be traced.
     pub fn stop_vcpu(&self, id: u32) -> Result<Stopped> {
-        let thread = self.vcpu_thread(id)?;
-        let thread = thread.with_context(|| format!("vCPU {id} has no thread"))?;
+        self.stop_thread(&format!("vcpu-{id}"))
+    }
+
+    /// Stops the thread of this name.
+    ///
+    /// # Errors
+    /// There is none, or it may not be traced.
+    pub fn stop_thread(&self, name: &str) -> Result<Stopped> {
+        let threads = self.threads()?;
+        let thread = threads.iter().find(|thread| thread.name == name);
+        let thread = thread.with_context(|| format!("there is no thread {name}"))?;
         Stopped::new(Pid::from_raw(i32::try_from(thread.id)?))
-            .with_context(|| format!("cannot stop the thread of vCPU {id}"))
+            .with_context(|| format!("cannot stop the thread {name}"))
     }
 }
 

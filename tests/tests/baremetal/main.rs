@@ -11,7 +11,9 @@ mod document;
 mod end;
 mod events;
 mod failpoints;
+mod faults;
 mod guest;
+mod hostile;
 mod hotplug;
 mod isolation;
 mod lifecycle;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
             end::tests(),
             events::tests(),
             failpoints::tests(),
+            faults::tests(),
+            hostile::tests(),
             hotplug::tests(),
             isolation::tests(),
             load::tests(),

@@ -1,0 +1,158 @@
+//! A host that has nothing left, stands still in places, or is asked for nonsense: a clear answer, nothing lost, and all as
+//! before when it is over.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::vm::SOON;
+use hotvisor_tests::vm::api::VCPUS;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+
+use crate::guest::{Guest, Machine, test};
+use crate::hotplug::guest::{Hotplug, plug, unplug};
+use crate::lifecycle::Commands;
+
+/// The most descriptors that the VMM leaves itself.
+const MOST_FILES: u64 = 3072;
+/// What a client waits for an answer that needs nobody who stands still.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test("faults::no_descriptor_is_left", descriptors),
+        test("faults::a_log_on_a_full_disk", full_log),
+        test("faults::a_serial_port_on_a_full_disk", full_serial),
+        test("faults::the_api_stands_still", api_stands_still),
+        test("faults::the_control_thread_stands_still", vmm_stands_still),
+    ]
+}
+
+/// How many descriptors the VMM may have from now on.
+fn limit(guest: &Guest, files: usize) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(guest.vm().pid())?);
+    let wanted = Rlimit {
+        current: Some(files as u64),
+        maximum: Some(MOST_FILES),
+    };
+    let set = prlimit(pid, Resource::Nofile, wanted);
+    set.map(drop).context("cannot set its limit")
+}
+
+/// A new vCPU needs some, and so does a connection.
+fn descriptors(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 1, 4)?.boot()?;
+    let connection = guest.vm().api().connect()?;
+    let api = guest.vm().api().over(&connection);
+    let before = api.get(VCPUS)?.body;
+    let files = guest.vm().footprint()?.files;
+    limit(&guest, files)?;
+    let answer = api.put(
+        &format!("{VCPUS}/1?wait=20"),
+        &json!({ "target": "online" }),
+    )?;
+    let detail = answer.body["vcpus"][0]["outcome"]["detail"].to_string();
+    guest.ensure(
+        answer.body["state"] == "failed"
+            && detail.contains("Too many open files")
+            && detail.contains("ulimit -n"),
+        || format!("{answer:?}"),
+    )?;
+    // Somebody else waits meanwhile, and is served when there is room.
+    let socket = guest.vm().api_socket();
+    let waiter = thread::spawn(move || -> Result<String> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.write_all(b"GET /api/v1/vcpus HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    guest.expect("ping", "pong")?;
+    let after = api.get(VCPUS)?.body;
+    guest.ensure(after["plugged"] == before["plugged"], || format!("{after}"))?;
+    limit(&guest, files + 64)?;
+    let answer = waiter
+        .join()
+        .map_err(|_| anyhow!("the waiter panicked"))??;
+    guest.ensure(answer.starts_with("HTTP/1.1 200 "), || answer.clone())?;
+    plug(&guest, 1, 1)?;
+    unplug(&guest, 1)?;
+    guest.power_off()
+}
+
+fn full_log(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 2)?;
+    let guest = machine
+        .with(|vm| vm.arg("-v").arg("--log-file").arg("/dev/full"))
+        .boot()?;
+    for starts in 1..3 {
+        plug(&guest, 1, starts)?;
+        unplug(&guest, 1)?;
+    }
+    guest.power_off()
+}
+
+fn full_serial(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 2)?;
+    let guest = machine.with(|vm| vm.serial("file=/dev/full")).start()?;
+    guest.wait_said("the guest runs")?;
+    guest.wait_said("No space left on device")?;
+    // It has said that it is ready, and nobody has heard it; it runs on.
+    let info = guest.vm().api().get("/api/v1/vm.info")?.body;
+    guest.ensure(info["state"] == "Running", || format!("{info}"))?;
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])
+}
+
+/// The guest does not notice, and who asks is answered later.
+fn api_stands_still(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 1, 2)?.boot()?;
+    let operation = guest.request(1, "online")?;
+    let stopped = guest.vm().stop_thread("api")?;
+    guest.obey_plug(1, 1)?;
+    guest.expect("ping", "pong")?;
+    stopped.release()?;
+    guest.expect_state(&operation, "succeeded")?;
+    unplug(&guest, 1)?;
+    guest.power_off()
+}
+
+/// What is so can be read; what is to change waits.
+fn vmm_stands_still(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 1, 2)?.boot()?;
+    let stopped = guest.vm().stop_thread("vmm")?;
+    let socket = guest.vm().api_socket();
+    let asker = thread::spawn(move || -> Result<String> {
+        let body = r#"{"target":"online"}"#;
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(SOON))?;
+        let head = "PUT /api/v1/vcpus/1 HTTP/1.1\r\nhost: x\r\nconnection: close";
+        let length = body.len();
+        write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{body}")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let answer = guest.vm().api().get(VCPUS)?;
+        guest.ensure(answer.status == 200 && begin.elapsed() < AT_ONCE, || {
+            format!("after {:?}: {answer:?}", begin.elapsed())
+        })?;
+    }
+    guest.ensure(!asker.is_finished(), || {
+        "a change without the control thread".into()
+    })?;
+    stopped.release()?;
+    let answer = asker.join().map_err(|_| anyhow!("the asker panicked"))??;
+    guest.ensure(answer.starts_with("HTTP/1.1 202 "), || answer.clone())?;
+    guest.expect_phase(1, "announced")?;
+    guest.obey_plug(1, 1)?;
+    guest.expect_phase(1, "online")?;
+    guest.power_off()
+}

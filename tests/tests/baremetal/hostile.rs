@@ -1,0 +1,134 @@
+//! A guest that does what no operating system would, while the host takes its CPUs and gives them back.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::vm::api::VCPUS;
+use serde_json::json;
+
+use crate::guest::{Guest, MEMORY, Machine, test};
+use crate::lifecycle::Commands;
+use crate::served;
+
+/// Accesses in all, if nothing else is said.
+const ACCESSES: u32 = 100_000;
+/// Says how many, in place of [`ACCESSES`].
+const VARIABLE: &str = "HOTVISOR_ACCESSES";
+/// They are made in so many runs, each with another seed and another guest.
+const SEEDS: u32 = 4;
+/// How long a run may take: some microseconds for each exit, also where the guest is interpreted.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// What a client waits for an answer, 99 times of 100.
+const P99: Duration = Duration::from_millis(10);
+/// KiB by which the VMM's own memory may grow: a megabyte of serial output is kept for a reader, and there are threads.
+const GROWTH: u64 = 4 << 10;
+/// Bytes of the log that are the guest's doing.
+const LOG: usize = 64 << 10;
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        test("hostile::any_access", accesses),
+        test("hostile::it_ends_itself", end),
+    ]
+}
+
+fn accesses(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 2, 8)?;
+    let log = machine.path("log");
+    let guest = machine
+        .with(|vm| vm.arg("--log-file").arg(&log.display().to_string()))
+        .boot()?;
+    let accesses = match std::env::var(VARIABLE) {
+        Ok(said) => said.parse().with_context(|| format!("{VARIABLE}={said}"))?,
+        Err(_) => ACCESSES,
+    };
+    let before = guest.vm().own_memory(MEMORY)?;
+    let mut latencies = Vec::new();
+    for seed in 1..=SEEDS {
+        let from = guest.vm().console().length();
+        guest.tell(&format!("hostile {seed} {}", accesses / SEEDS))?;
+        disturb(&guest, from, &mut latencies)?;
+        // Nothing that it has done is left in the next machine.
+        guest.does("vm.reboot")?;
+        guest.wait_ready()?;
+    }
+    latencies.sort();
+    let p99 = latencies[latencies.len() * 99 / 100];
+    println!(
+        "{accesses} accesses, and {} answers meanwhile: median {:?}, p99 {p99:?}",
+        latencies.len(),
+        latencies[latencies.len() / 2]
+    );
+    guest.ensure(p99 < P99, || format!("the API's p99 is {p99:?}"))?;
+    let now = guest.vm().own_memory(MEMORY)?;
+    guest.ensure(now < before + GROWTH, || {
+        format!("it had {before} KiB of its own before, and has {now}")
+    })?;
+    let said = fs::read_to_string(&log)?;
+    let guests = said.lines().filter(|line| line.contains(" WARN "));
+    let bytes: usize = guests.map(str::len).sum();
+    guest.ensure(bytes < LOG, || format!("{bytes} bytes of log:\n{said}"))?;
+    works(&guest)?;
+    guest.power_off()
+}
+
+/// Takes CPUs and gives them back, and reads, as fast as it is answered, until the guest is done; CPU 0 then still is.
+fn disturb(guest: &Guest, from: usize, latencies: &mut Vec<Duration>) -> Result<()> {
+    let connection = guest.vm().api().connect()?;
+    let api = guest.vm().api().over(&connection);
+    let deadline = Instant::now() + PATIENCE;
+    for n in 0_u32.. {
+        if guest.vm().console().text(from).contains("ok accesses=") {
+            break;
+        }
+        guest.ensure(Instant::now() < deadline, || {
+            "it does not come to an end".into()
+        })?;
+        let start = Instant::now();
+        let answer = match n % 4 {
+            0 => api.put(VCPUS, &json!({ "desired": n / 4 * 5 % 8 + 1 }))?,
+            1 => api.put(
+                &format!("{VCPUS}/{}", n / 4 % 7 + 1),
+                &json!({ "target": "offline" }),
+            )?,
+            _ => api.get(VCPUS)?,
+        };
+        latencies.push(start.elapsed());
+        guest.ensure(answer.status < 500, || format!("{answer:?}"))?;
+    }
+    Ok(())
+}
+
+/// Another guest in the same process has its CPUs come and go as ever.
+fn works(guest: &Guest) -> Result<()> {
+    let vcpus = guest.vm().api().vcpus()?.vcpus;
+    for vcpu in vcpus
+        .iter()
+        .filter(|vcpu| vcpu.id > 0 && vcpu.phase == "plugged")
+    {
+        guest.start_cpu(vcpu.id, 1)?;
+    }
+    let answer = guest.ask("serve")?;
+    guest.ensure(answer == "serving", || format!("`serve` gave {answer:?}"))?;
+    for count in [8, 1, 2] {
+        let body = json!({ "desired": count });
+        let answer = guest.vm().api().put(&format!("{VCPUS}?wait=20"), &body)?;
+        guest.ensure(answer.body["state"] == "succeeded", || {
+            format!("{answer:?}")
+        })?;
+    }
+    served::end(guest).map(drop)
+}
+
+/// After all that it did, its triple fault is the end, and is told as such.
+fn end(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 2, 4)?.boot()?;
+    let from = guest.vm().console().length();
+    guest.tell("hostile 7 2000")?;
+    let found = guest.vm().wait_for("ok accesses=", from, PATIENCE);
+    found.context("it does not come to an end")?;
+    guest.tell("triple")?;
+    guest.wait_code(3, &["vcpu-0: triple fault"])
+}
