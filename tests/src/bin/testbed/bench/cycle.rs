@@ -14,7 +14,7 @@
 use anyhow::{Result, ensure};
 
 use super::machine::{Machine, Plan, drift, taken};
-use super::results::{Absent, Change, Guest, Key, Peer, Results, What};
+use super::results::{Absent, Change, Guest, Key, Results, What};
 use super::trace::{self, Exits, Noted};
 use super::{Bench, phases};
 use crate::progress::Step;
@@ -51,7 +51,7 @@ pub(super) fn whole(
     let mut own = Results::new(results.seed);
     let done = Turn::begin(bench, plan, turn, &mut own).and_then(|turn| turn.run(cycles, exits));
     match done {
-        Err(error) if plan.peer != Peer::Hotvisor => {
+        Err(error) if !plan.peer.is_ours() => {
             eprintln!("{error:#}");
             let why = format!("a guest of {}'s is left out: {}", plan.peer, first(&error));
             results.absent.push(Absent {
@@ -154,7 +154,7 @@ impl<'a> Turn<'a> {
         self.machine.settle()?;
         self.made.push((change, ms));
         self.add(What::Change(change), ms);
-        if self.key.peer == Peer::Hotvisor {
+        if self.key.peer.is_ours() {
             for (name, ms) in phases(&self.machine.vm, vcpu, change == Change::Unplug)? {
                 self.add(What::Phase(change, name), ms);
             }

@@ -31,7 +31,7 @@ impl Peer {
     /// What it is started with.
     pub(super) fn program(self) -> &'static str {
         match self {
-            Self::Hotvisor => "hotvisor",
+            Self::Hotvisor | Self::Unfiltered => "hotvisor",
             Self::Qemu => "qemu-system-x86_64",
             Self::CloudHypervisor => "cloud-hypervisor",
         }
@@ -40,6 +40,9 @@ impl Peer {
     pub(super) fn builder(self, artifacts: &Artifacts) -> Builder {
         match self {
             Self::Hotvisor => Vm::hotvisor(artifacts.hotvisor()),
+            Self::Unfiltered => Vm::hotvisor(artifacts.hotvisor())
+                .arg("--seccomp")
+                .arg("false"),
             Self::Qemu => Vm::peer_qemu(),
             Self::CloudHypervisor => Vm::cloud_hypervisor(self.program()),
         }
@@ -48,7 +51,7 @@ impl Peer {
     /// As it says itself.
     pub(super) fn version(self, artifacts: &Artifacts) -> Result<String> {
         let mut command = match self {
-            Self::Hotvisor => Command::new(artifacts.hotvisor()),
+            _ if self.is_ours() => Command::new(artifacts.hotvisor()),
             _ => Command::new(self.program()),
         };
         let text = process::text(command.arg("--version"))?;
@@ -123,7 +126,7 @@ impl Machine {
         let (init, _) = vm.wait_for_init(1)?;
         let init = milliseconds(vm.started(), init);
         let control = match plan.peer {
-            Peer::Hotvisor => Control::Hotvisor(vm.api().connect()?),
+            Peer::Hotvisor | Peer::Unfiltered => Control::Hotvisor(vm.api().connect()?),
             Peer::Qemu => {
                 let mut qmp = vm.qmp()?;
                 let cpus = qmp.pluggable()?;

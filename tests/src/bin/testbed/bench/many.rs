@@ -27,7 +27,7 @@ pub(super) fn measure(bench: &Bench<'_>, results: &mut Results) -> Result<()> {
             }
             let _step = Step::begin(&format!("{peer}: {number} at once"));
             match one(bench, peer, number, results) {
-                Err(error) if peer != Peer::Hotvisor => {
+                Err(error) if !peer.is_ours() => {
                     eprintln!("{error:#}");
                     let why = format!("{peer} with {number} at once: {}", first(&error));
                     results.absent.push(absent(bench, peer, number, &why));

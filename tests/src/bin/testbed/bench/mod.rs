@@ -55,6 +55,8 @@ enum Part {
     Sizes,
     /// What Hotvisor's API costs, on this machine's own KVM.
     Api,
+    /// The cycles of Hotvisor beside itself without filters of system calls.
+    Filters,
     /// Many cycles on one guest under Hotvisor: nothing may grow.
     Endurance,
 }
@@ -120,6 +122,7 @@ pub(crate) struct Args {
 }
 
 /// What the parts have in common, in L1.
+#[derive(Clone)]
 struct Bench<'a> {
     artifacts: &'a Artifacts,
     peers: Vec<Peer>,
@@ -204,6 +207,16 @@ fn inside(args: &Args) -> Result<()> {
             Part::Endurance => {
                 let samples = endurance::measure(&bench, args.cycles.unwrap_or(1000))?;
                 println!("{}", endurance::table(&samples)?);
+            }
+            Part::Filters => {
+                let peers = vec![Peer::Hotvisor, Peer::Unfiltered];
+                cycle::measure(
+                    &Bench {
+                        peers,
+                        ..bench.clone()
+                    },
+                    &mut results,
+                )?;
             }
             Part::Api => bail!("the API is measured outside"),
         }

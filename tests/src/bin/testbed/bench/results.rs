@@ -21,6 +21,15 @@ pub(super) enum Peer {
     Hotvisor,
     Qemu,
     CloudHypervisor,
+    /// Hotvisor without filters of system calls, beside itself.
+    Unfiltered,
+}
+
+impl Peer {
+    /// Whether it is Hotvisor, in whichever way.
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Hotvisor | Self::Unfiltered)
+    }
 }
 
 impl fmt::Display for Peer {
@@ -29,6 +38,7 @@ impl fmt::Display for Peer {
             Self::Hotvisor => "Hotvisor",
             Self::Qemu => "QEMU",
             Self::CloudHypervisor => "Cloud Hypervisor",
+            Self::Unfiltered => "with `--seccomp false`",
         })
     }
 }
