@@ -1,7 +1,8 @@
 //! A host that has nothing left, stands still in places, or is asked for nonsense: a clear answer, nothing lost, and all as
 //! before when it is over.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,10 @@ use crate::guest::{Guest, Machine, test};
 use crate::hotplug::guest::{Hotplug, plug, unplug};
 use crate::lifecycle::Commands;
 
+/// Requests of any bytes.
+const REQUESTS: u32 = 3000;
+/// Bytes of the longest: more than its head may have.
+const LONGEST: usize = 64 << 10;
 /// The most descriptors that the VMM leaves itself.
 const MOST_FILES: u64 = 3072;
 /// What a client waits for an answer that needs nobody who stands still.
@@ -29,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("faults::a_serial_port_on_a_full_disk", full_serial),
         test("faults::the_api_stands_still", api_stands_still),
         test("faults::the_control_thread_stands_still", vmm_stands_still),
+        test("faults::any_bytes_for_a_request", any_bytes),
     ]
 }
 
@@ -154,5 +160,92 @@ fn vmm_stands_still(context: &Context) -> Result<()> {
     guest.expect_phase(1, "announced")?;
     guest.obey_plug(1, 1)?;
     guest.expect_phase(1, "online")?;
+    guest.power_off()
+}
+
+/// Requests as they should be, but for what is done to them. None of them has an answer without an end.
+const GOOD: &[&str] = &[
+    "GET /api/v1/vcpus HTTP/1.1\r\nhost: x\r\n\r\n",
+    "GET /api/v1/vcpus/1 HTTP/1.1\r\nhost: x\r\naccept: application/json\r\n\r\n",
+    "GET /api/v1/operations?wait=0 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "DELETE /api/v1/operations/1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\nGET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n",
+    "PUT /api/v1/vcpus HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+     content-length: 13\r\nidempotency-key: \"a\"\r\n\r\n{\"desired\":1}",
+    "PUT /api/v1/vcpus HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n\
+     d\r\n{\"online\":[0]}\r\n0\r\n\r\n",
+    "PUT /api/v1/vm.resize HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+     content-length: 19\r\n\r\n{\"desired_vcpus\": 1}",
+    "GET /api/v1/vm.info HTTP/1.0\r\nconnection: keep-alive\r\n\r\n",
+];
+
+/// Does something to a request.
+fn spoil(random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut bytes = random.choice(GOOD).unwrap_or(&GOOD[0]).as_bytes().to_vec();
+    for _ in 0..random.u32(1..6) {
+        let at = random.usize(..bytes.len());
+        match random.u8(..7) {
+            0 => bytes[at] = random.u8(..),
+            1 => bytes.truncate(at.max(1)),
+            2 => bytes.insert(at, random.u8(..)),
+            3 => drop(bytes.remove(at)),
+            4 => bytes[at] ^= 1 << random.u8(..8),
+            5 => {
+                let part = bytes[at..].to_vec();
+                bytes.extend(part.repeat(random.usize(1..20)));
+            }
+            _ => {
+                let other = random.choice(GOOD).unwrap_or(&GOOD[0]).as_bytes();
+                let from = random.usize(..other.len());
+                bytes.splice(at..at, other[from..].iter().copied());
+            }
+        }
+        bytes.truncate(LONGEST);
+        if bytes.is_empty() {
+            bytes.push(b'G');
+        }
+    }
+    bytes
+}
+
+/// Each is answered or left, none by a mistake of ours, and they change nothing that they do not say.
+fn any_bytes(context: &Context) -> Result<()> {
+    let guest = Machine::new(context, 1, 2)?.boot()?;
+    let before = guest.vm().footprint()?;
+    let mut random = fastrand::Rng::with_seed(2012);
+    let mut answered = 0;
+    for n in 0..REQUESTS {
+        let bytes = spoil(&mut random);
+        let mut stream = UnixStream::connect(guest.vm().api_socket())?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.set_write_timeout(Some(SOON))?;
+        // It may be refused before all of it is there.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => {
+                let request = String::from_utf8_lossy(&bytes).into_owned();
+                return Err(error).with_context(|| format!("request {n}: {request:?}"));
+            }
+        }
+        let said = String::from_utf8_lossy(&answer);
+        let good = answer.is_empty() || said.starts_with("HTTP/1.");
+        guest.ensure(good && !said.contains("HTTP/1.1 5"), || {
+            let request = String::from_utf8_lossy(&bytes).into_owned();
+            format!("request {n}: {request:?} was answered {said:?}")
+        })?;
+        answered += u32::from(!answer.is_empty());
+    }
+    guest.ensure(answered > REQUESTS / 2, || {
+        format!("{answered} were answered")
+    })?;
+    guest.vm().wait_until("all connections to be closed", || {
+        Ok(guest.vm().footprint()?.files <= before.files)
+    })?;
+    plug(&guest, 1, 1)?;
+    unplug(&guest, 1)?;
     guest.power_off()
 }
