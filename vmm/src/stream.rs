@@ -128,7 +128,14 @@ pub fn open_or_make(options: &OpenOptions, path: &Path) -> io::Result<(File, Opt
     match open_unblocking(options.clone().create_new(true), path) {
         Ok(file) => Ok((file, Some(NewFile(path.to_owned())))),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            Ok((open_unblocking(&mut options.clone(), path)?, None))
+            let opened = match open_unblocking(&mut options.clone(), path) {
+                // A link that leads to a file that is not there yet.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    open_unblocking(options.clone().create(true), path)
+                }
+                opened => opened,
+            };
+            Ok((opened?, None))
         }
         Err(e) => Err(e),
     }

@@ -1,9 +1,9 @@
 //! What this process gives up, and which paths are left to each of its threads: tried in processes of their own, because
 //! nothing of it comes back.
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use hotvisor_vmm::isolation::confinement::{Grant, Landlock, Paths, enforce, remedy};
-use hotvisor_vmm::isolation::{Role, confine, give_up};
+use hotvisor_vmm::isolation::{Role, confine, give_up, hide_memory};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::utsname::uname;
@@ -11,6 +11,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -88,9 +89,15 @@ fn the_one_that_does() {
 }
 
 fn gives_up(dumpable: bool) {
-    give_up(dumpable).expect("a kernel that takes it");
+    if !dumpable {
+        hide_memory().expect("a kernel that takes it");
+    }
+    // Who may not drop them has none that a program could get.
+    let may = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).expect("a set");
+    give_up().expect("a kernel that takes it");
+    let bounding = caps::read(None, CapSet::Bounding).expect("a set");
+    assert!(bounding.is_empty() || !may, "{bounding:?}");
     for set in [
-        CapSet::Bounding,
         CapSet::Ambient,
         CapSet::Effective,
         CapSet::Permitted,
@@ -110,7 +117,12 @@ fn gives_up(dumpable: bool) {
 
 /// Does something as a thread of this role, of a process that is confined.
 fn confined(place: Place, role: Role, body: fn(&Place)) {
-    enforce(Landlock::Required, place.paths()).expect("a kernel with Landlock");
+    // A pipe by its name is no file of any folder.
+    let (reader, _writer) = io::pipe().expect("a pipe");
+    let mut paths = place.paths();
+    let pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    paths.removed.push(Grant::write(pipe));
+    enforce(Landlock::Required, paths).expect("a kernel with Landlock");
     let body = move || {
         confine(role).expect("a kernel with Landlock");
         body(&place);

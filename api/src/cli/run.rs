@@ -8,7 +8,7 @@ use hotvisor_vmm::end::End;
 use hotvisor_vmm::hotplug::gate::Gate;
 use hotvisor_vmm::isolation::confinement::{self, Grant, Landlock, Paths};
 use hotvisor_vmm::isolation::seccomp::{self, Seccomp};
-use hotvisor_vmm::isolation::{Role, confine, give_up};
+use hotvisor_vmm::isolation::{Role, confine, give_up, hide_memory};
 use hotvisor_vmm::stream::NewFile;
 use hotvisor_vmm::{Error, Result, heap, kvm};
 use std::path::{Path, PathBuf};
@@ -148,6 +148,9 @@ impl Args {
             return Err(Error::input("hotvisor run", "nothing to run", remedy));
         }
         // Before any other thread exists.
+        if !self.dumpable {
+            hide_memory()?;
+        }
         let signals = Signals::take()?;
         heap::share_arena();
         Gate::prepare();
@@ -189,7 +192,7 @@ impl Args {
         let removed = socket.into_iter().chain(made.paths());
         let removed = removed.map(Grant::removal).collect();
         let machines = isolation.machines(prepared.as_ref())?;
-        give_up(self.dumpable)?;
+        give_up()?;
         confinement::enforce(isolation.landlock, Paths { machines, removed })?;
         Ok((bound, prepared))
     }

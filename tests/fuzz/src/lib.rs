@@ -2,8 +2,8 @@
 //! whatever they are.
 //!
 //! Each target takes bytes, makes a sequence of accesses or a file out of them, and panics where a rule is broken.
-//! libFuzzer looks for such bytes (`tests/fuzz/libfuzzer`), and the test beside this gives each target the corpus that was
-//! found so, and random bytes.
+//! libFuzzer looks for such bytes (`tests/fuzz/libfuzzer`), and the test beside this gives each target its corpus, and random
+//! bytes.
 
 mod boot;
 mod ged;

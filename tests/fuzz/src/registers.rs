@@ -232,7 +232,7 @@ pub(crate) fn run(bytes: &[u8]) {
         bed.check(&step);
     });
     bed.scan();
-    // What is there by all that was said, the guest can see, unless it has to look first whether the one before is gone.
+    // What the guest can see is there, by all that was said.
     for cpu in 0..MAX {
         bed.write(SELECTOR, &cpu.to_le_bytes());
         let flags = bed.read(FLAGS, 1);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -28,6 +29,8 @@ pub(crate) fn tests() -> Vec<Test> {
         test("isolation::files_that_it_was_not_started_with", other_files),
         test("isolation::files_that_rules_name", rules),
         test("isolation::any_file_where_nobody_knows_better", any_file),
+        test("isolation::a_pipe_has_no_place", pipe),
+        test("isolation::a_serial_file_that_is_gone", gone),
     ]
 }
 
@@ -278,4 +281,44 @@ fn any_file(context: &Context) -> Result<()> {
     guest.does("vm.boot")?;
     guest.wait_ready()?;
     guest.power_off()
+}
+
+/// A pipe by its name is not of the file system, and needs no right.
+fn pipe(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 1)?;
+    let guest = machine
+        .with(|vm| vm.serial("file=/dev/stdout").arg("--landlock").arg("true"))
+        .boot()?;
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])
+}
+
+/// The serial port's file is made where a link leads. When it is rotated away, the machine boots again all the same.
+fn gone(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 1)?;
+    let (link, file, rotated) = (
+        machine.path("link"),
+        machine.path("file"),
+        machine.path("1"),
+    );
+    symlink(&file, &link)?;
+    let serial = format!("file={}", link.display());
+    let guest = machine.with(|vm| vm.serial(serial)).start()?;
+    let holds = |path: &Path, times: usize| {
+        guest.vm().wait_until("the guest's output", || {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            Ok(text.matches("ready apic=0").count() == times)
+        })
+    };
+    holds(&file, 1)?;
+    guest.does("vm.shutdown")?;
+    guest.does("vm.boot")?;
+    // It was emptied.
+    holds(&file, 1)?;
+    guest.does("vm.shutdown")?;
+    fs::rename(&file, &rotated)?;
+    guest.does("vm.boot")?;
+    holds(&rotated, 2)?;
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])
 }

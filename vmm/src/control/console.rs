@@ -121,13 +121,14 @@ impl Console {
                 }
                 console.set_output(Box::new(file));
             }
-            FarEnd::Socket(socket, file) => {
+            FarEnd::Socket(file, socket) => {
                 console.listener = Some(Listener {
                     _file: file,
                     socket: Watched::new(socket, TOKEN_LISTEN),
                 });
             }
-            FarEnd::Tty => {
+            FarEnd::Further(file) => console.set_output(Box::new(file)),
+            FarEnd::Tty(output) => {
                 let terminal = io::stdin().is_terminal();
                 if terminal && terminal::is_ours() {
                     let raw = terminal::raw_mode();
@@ -139,7 +140,7 @@ impl Console {
                 if !terminal || terminal::is_ours() {
                     console.set_input(Box::new(stream::stdin()?));
                 }
-                console.set_output(stream::stdout()?);
+                console.set_output(output);
             }
         }
         Ok(console)

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::isolation::confinement::{self, Grant};
 use crate::kvm;
 use crate::socket::{self, SocketFile};
-use crate::stream::{NewFile, open_or_make};
+use crate::stream::{self, NewFile, Target, open_or_make};
 use kvm_ioctls::Kvm;
 use std::fs::{File, OpenOptions};
 use std::os::unix::net::UnixListener;
@@ -67,10 +67,14 @@ impl Prepared {
 /// What a serial port leads to.
 pub(super) enum FarEnd {
     Nothing,
+    /// A file that is emptied first.
     File(File),
-    Socket(UnixListener, SocketFile),
-    /// Standard input and output.
-    Tty,
+    /// One that goes on.
+    Further(File),
+    /// The file is dropped first: see there.
+    Socket(SocketFile, UnixListener),
+    /// Standard output, and standard input beside it.
+    Tty(Box<dyn Target>),
 }
 
 impl FarEnd {
@@ -78,7 +82,7 @@ impl FarEnd {
     pub(super) fn open(serial: &Serial) -> Result<(Self, Option<NewFile>)> {
         match serial {
             Serial::Null | Serial::Off => Ok((Self::Nothing, None)),
-            Serial::Tty => Ok((Self::Tty, None)),
+            Serial::Tty => Ok((Self::Tty(stream::stdout()?), None)),
             Serial::File(path) => {
                 let opened = open_or_make(OpenOptions::new().write(true), path);
                 let (file, made) = opened.map_err(|e| {
@@ -90,7 +94,7 @@ impl FarEnd {
             }
             Serial::Socket(path) => {
                 let (socket, file) = socket::bind_at("serial socket=", path)?;
-                Ok((Self::Socket(socket, file), None))
+                Ok((Self::Socket(file, socket), None))
             }
         }
     }

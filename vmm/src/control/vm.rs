@@ -12,6 +12,7 @@ use crate::machine::{Machine, Posts, check_limits};
 use event_manager::EventOps;
 use hotvisor_devices::serial::{Output, Serial};
 use kvm_ioctls::Kvm;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(super) struct Vm {
     console: Console,
     /// What its console leads to the first time that it boots, if that is open already.
     far: Option<FarEnd>,
+    /// The same file, for a later boot that may not open one of that name.
+    kept: Option<File>,
 }
 
 /// Where the serial port of one boot writes to.
@@ -62,6 +65,10 @@ impl Vm {
             guest_eject,
             output: output(queue),
             console: Console::nowhere(),
+            kept: match &far {
+                Some(FarEnd::File(file)) => file.try_clone().ok(),
+                _ => None,
+            },
             far,
         })
     }
@@ -84,7 +91,13 @@ impl Vm {
     fn far_end(&mut self) -> Result<FarEnd> {
         match self.far.take() {
             Some(open) => Ok(open),
-            None => FarEnd::open(&self.config.serial).map(|(far, _)| far),
+            None => FarEnd::open(&self.config.serial)
+                .map(|(far, _)| far)
+                .or_else(|error| match &self.kept {
+                    // It was rotated away, say, and no other may be made.
+                    Some(kept) => kept.try_clone().map(FarEnd::Further).map_err(|_| error),
+                    None => Err(error),
+                }),
         }
     }
 

@@ -7,14 +7,15 @@
 use super::Role;
 use crate::error::{Error, Result};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, AddRuleError, AddRulesError, BitFlags, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
+use std::fmt;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// The newest rights that are asked for; a kernel that knows fewer gives those.
 const RIGHTS: ABI = ABI::V6;
@@ -115,7 +116,7 @@ impl Grant {
     }
 }
 
-/// What this process is for.
+/// What this process reaches of the file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     /// What machines are made of; none if a client may name whatever it likes.
@@ -139,17 +140,17 @@ pub fn enforce(landlock: Landlock, paths: Paths) -> Result<()> {
         Some(machines) => restrict(
             &[&machines[..], &paths.removed].concat(),
             AccessFs::from_all(RIGHTS),
-        ),
-        None => restrict(&[], NEVER),
+        )?,
+        None => restrict(&[], NEVER)?,
     };
-    match (status.map_err(|e| refused(&e))?, landlock) {
+    match (status, landlock) {
         (RulesetStatus::NotEnforced, Landlock::Required) => {
             let remedy = "start the host with `lsm=landlock,…`, or use --landlock auto";
             let found = "this kernel has no Landlock, or has it off";
             return Err(Error::host("--landlock true", found, remedy));
         }
         (RulesetStatus::NotEnforced, _) => {
-            info!("paths are not confined: this kernel has no Landlock, or has it off");
+            warn!("paths are not confined: this kernel has no Landlock, or has it off");
             return Ok(());
         }
         (how, _) => debug!("paths are confined ({how:?})"),
@@ -165,13 +166,12 @@ pub fn enforce(landlock: Landlock, paths: Paths) -> Result<()> {
 /// Leaves the calling thread what it needs, of what the process may.
 pub(super) fn narrow(role: Role) -> Result<()> {
     let all = AccessFs::from_all(RIGHTS);
-    let status = match (role, CONFINED.get()) {
-        (Role::Vmm, Some(Some(machines))) => restrict(machines, all),
-        (Role::Api, Some(_)) => restrict(&[], all),
+    match (role, CONFINED.get()) {
+        (Role::Vmm, Some(Some(machines))) => restrict(machines, all).map(drop),
+        (Role::Api, Some(_)) => restrict(&[], all).map(drop),
         // A vCPU's is the control thread's, and the first thread's is the process's.
-        _ => return Ok(()),
-    };
-    status.map(drop).map_err(|e| refused(&e))
+        _ => Ok(()),
+    }
 }
 
 /// What can be done about `error`, where `usual` is what could be done without confinement.
@@ -179,31 +179,59 @@ pub(super) fn narrow(role: Role) -> Result<()> {
 pub fn remedy(error: &io::Error, usual: &str) -> String {
     let denied = error.kind() == io::ErrorKind::PermissionDenied;
     if denied && matches!(CONFINED.get(), Some(Some(_))) {
-        format!("{usual}; one that Hotvisor was not started with must be in its --landlock-rules")
+        format!(
+            "{usual}; one that Hotvisor was not started with, or that was replaced since, must be beneath a folder \
+             of its --landlock-rules"
+        )
     } else {
         usual.to_owned()
     }
 }
 
-fn refused(error: &RulesetError) -> Error {
+fn refused(error: &dyn fmt::Display) -> Error {
     Error::host("confinement to paths", error, "use --landlock false")
 }
 
 /// Leaves the calling thread, of what is `handled`, what `grants` say; and no network, and nobody outside to signal.
-fn restrict(grants: &[Grant], handled: BitFlags<AccessFs>) -> Result<RulesetStatus, RulesetError> {
-    let mut rules = Ruleset::default()
-        .handle_access(handled)?
-        .handle_access(AccessNet::from_all(RIGHTS))?
-        .scope(Scope::from_all(RIGHTS))?
-        .create()?;
+fn restrict(grants: &[Grant], handled: BitFlags<AccessFs>) -> Result<RulesetStatus> {
+    let no_rules = || {
+        Ruleset::default()
+            .handle_access(handled)?
+            .handle_access(AccessNet::from_all(RIGHTS))?
+            .scope(Scope::from_all(RIGHTS))?
+            .create()
+    };
+    let mut rules = no_rules().map_err(|e| refused(&e))?;
     for Grant { path, rights } in grants {
-        match PathFd::new(path) {
-            Ok(there) => rules = rules.add_rule(PathBeneath::new(there, *rights))?,
+        let there = match PathFd::new(path) {
+            Ok(there) => PathBeneath::new(there, *rights),
             // Whoever opens it says so.
-            Err(error) => debug!("no way to {}: {error}", path.display()),
-        }
+            Err(error) => {
+                debug!("no way to {}: {error}", path.display());
+                continue;
+            }
+        };
+        // The same rules: one more is added to them in any case.
+        let before = rules.try_clone().map_err(|e| refused(&e))?;
+        rules = match rules.add_rule(there) {
+            Ok(more) => more,
+            Err(error) if needs_no_rule(&error) => before,
+            Err(error) => return Err(refused(&error)),
+        };
     }
-    Ok(rules.restrict_self()?.ruleset)
+    let status = rules.restrict_self().map_err(|e| refused(&e))?;
+    Ok(status.ruleset)
+}
+
+/// What has no place in the file system, as a pipe by its name in /proc, is not confined either (landlock_add_rule(2),
+/// EBADFD).
+fn needs_no_rule(error: &RulesetError) -> bool {
+    match error {
+        RulesetError::AddRules(AddRulesError::Fs(AddRuleError::AddRuleCall { source, .. })) => {
+            source.raw_os_error() == Some(libc::EBADFD)
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What this process can still do once it has what it needs: less than a guest or a client would want of it.
 //!
 //! ```text
-//! seccomp::choose(…)?;                 // first of all: what a forbidden system call comes to
+//! hide_memory()?;                      // first of all
+//! seccomp::choose(…)?;                 // what a forbidden system call comes to
 //! …                                    // open what the machine is made of
-//! give_up(dumpable)?;                  // privileges, for good and for every thread
+//! give_up()?;                          // privileges, for good and for every thread
 //! confinement::enforce(…)?;            // paths
 //! …                                    // make threads, each of which begins with
 //! confine(role)?;                      // what this one needs, and no more
@@ -17,7 +18,7 @@ pub mod seccomp;
 use crate::error::Result;
 pub(crate) use forbidden::begin_the_end_with;
 pub use forbidden::{EXIT_CODE, tell_also};
-pub use privileges::give_up;
+pub use privileges::{give_up, hide_memory};
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

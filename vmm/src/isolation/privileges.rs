@@ -11,19 +11,23 @@ use tracing::debug;
 /// Most descriptors: two for each vCPU, and more than enough for the rest, connections included.
 const DESCRIPTORS: u64 = 2 * MAX_CPUS as u64 + 1024;
 
-/// Gives up, in the process's only thread: every capability (`capabilities(7)`), new privileges by programs
-/// (`PR_SET_NO_NEW_PRIVS`), and descriptors beyond those that a machine can need. Unless it is to be `dumpable`, nobody
-/// else of the same user reads its memory, which is its guest's, and there is no core file (`PR_SET_DUMPABLE`).
+/// Lets nobody else of the same user read this process's memory, which is to be its guest's, and has no core file
+/// (`PR_SET_DUMPABLE`): before anybody can know that it is there, because who has opened it keeps it open.
 ///
 /// # Errors
 /// [`Error::Host`] where the kernel does not do it.
-pub fn give_up(dumpable: bool) -> Result<()> {
+pub fn hide_memory() -> Result<()> {
+    prctl::set_dumpable(false).map_err(|e| Error::bug("memory of our own", e.desc()))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| Error::bug("no core files", e.desc()))
+}
+
+/// Gives up, in the process's only thread: every capability (`capabilities(7)`), new privileges by programs
+/// (`PR_SET_NO_NEW_PRIVS`), and descriptors beyond those that a machine can need.
+///
+/// # Errors
+/// [`Error::Host`] where the kernel does not do it.
+pub fn give_up() -> Result<()> {
     prctl::set_no_new_privs().map_err(|e| Error::bug("no new privileges", e.desc()))?;
-    if !dumpable {
-        prctl::set_dumpable(false).map_err(|e| Error::bug("memory of our own", e.desc()))?;
-        setrlimit(Resource::RLIMIT_CORE, 0, 0)
-            .map_err(|e| Error::bug("no core files", e.desc()))?;
-    }
     limit_descriptors();
     // Dropping those of the bounding set takes a capability itself.
     let sets = [
