@@ -1,15 +1,13 @@
 //! A host that has nothing left, stands still in places, or is asked for nonsense: a clear answer, nothing lost, and all as
 //! before when it is over.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use hotvisor_tests::harness::{Context, Test};
-use hotvisor_tests::vm::SOON;
 use hotvisor_tests::vm::api::VCPUS;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
@@ -17,6 +15,7 @@ use serde_json::json;
 use crate::guest::{Guest, Machine, test};
 use crate::hotplug::guest::{Hotplug, plug, unplug};
 use crate::lifecycle::Commands;
+use crate::load;
 
 /// Requests of any bytes.
 const REQUESTS: u32 = 3000;
@@ -69,23 +68,19 @@ fn descriptors(context: &Context) -> Result<()> {
         || format!("{answer:?}"),
     )?;
     // Somebody else waits meanwhile, and is served when there is room.
-    let socket = guest.vm().api_socket();
+    let mut stream = load::connect(&guest)?;
     let waiter = thread::spawn(move || -> Result<String> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(SOON))?;
         stream.write_all(b"GET /api/v1/vcpus HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        load::answer(&mut stream)
     });
     guest.expect("ping", "pong")?;
     let after = api.get(VCPUS)?.body;
     guest.ensure(after["plugged"] == before["plugged"], || format!("{after}"))?;
     limit(&guest, files + 64)?;
-    let answer = waiter
+    let said = waiter
         .join()
         .map_err(|_| anyhow!("the waiter panicked"))??;
-    guest.ensure(answer.starts_with("HTTP/1.1 200 "), || answer.clone())?;
+    guest.ensure(said.starts_with("HTTP/1.1 200 "), || said.clone())?;
     plug(&guest, 1, 1)?;
     unplug(&guest, 1)?;
     guest.power_off()
@@ -132,17 +127,13 @@ fn api_stands_still(context: &Context) -> Result<()> {
 fn vmm_stands_still(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 1, 2)?.boot()?;
     let stopped = guest.vm().stop_thread("vmm")?;
-    let socket = guest.vm().api_socket();
+    let mut stream = load::connect(&guest)?;
     let asker = thread::spawn(move || -> Result<String> {
         let body = r#"{"target":"online"}"#;
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(SOON))?;
         let head = "PUT /api/v1/vcpus/1 HTTP/1.1\r\nhost: x\r\nconnection: close";
         let length = body.len();
         write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{body}")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        load::answer(&mut stream)
     });
     for _ in 0..20 {
         let begin = Instant::now();
@@ -216,28 +207,18 @@ fn any_bytes(context: &Context) -> Result<()> {
     let mut answered = 0;
     for n in 0..REQUESTS {
         let bytes = spoil(&mut random);
-        let mut stream = UnixStream::connect(guest.vm().api_socket())?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.set_write_timeout(Some(SOON))?;
+        let request = || String::from_utf8_lossy(&bytes);
+        let mut stream = load::connect(&guest)?;
         // It may be refused before all of it is there.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
-        let mut answer = Vec::new();
-        match stream.read_to_end(&mut answer) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            Err(error) => {
-                let request = String::from_utf8_lossy(&bytes).into_owned();
-                return Err(error).with_context(|| format!("request {n}: {request:?}"));
-            }
-        }
-        let said = String::from_utf8_lossy(&answer);
-        let good = answer.is_empty() || said.starts_with("HTTP/1.");
+        let said =
+            load::answer(&mut stream).with_context(|| format!("request {n}: {:?}", request()))?;
+        let good = said.is_empty() || said.starts_with("HTTP/1.");
         guest.ensure(good && !said.contains("HTTP/1.1 5"), || {
-            let request = String::from_utf8_lossy(&bytes).into_owned();
-            format!("request {n}: {request:?} was answered {said:?}")
+            format!("request {n}: {:?} was answered {said:?}", request())
         })?;
-        answered += u32::from(!answer.is_empty());
+        answered += u32::from(!said.is_empty());
     }
     guest.ensure(answered > REQUESTS / 2, || {
         format!("{answered} were answered")

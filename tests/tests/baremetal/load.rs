@@ -58,7 +58,7 @@ fn end(guest: &Guest) -> Result<()> {
     guest.power_off()
 }
 
-fn connect(guest: &Guest) -> Result<UnixStream> {
+pub(crate) fn connect(guest: &Guest) -> Result<UnixStream> {
     let stream = UnixStream::connect(guest.vm().api_socket())?;
     stream.set_read_timeout(Some(SOON))?;
     stream.set_write_timeout(Some(SOON))?;
@@ -66,7 +66,7 @@ fn connect(guest: &Guest) -> Result<UnixStream> {
 }
 
 /// The first line of what comes, and all that comes until the other end closes.
-fn answer(stream: &mut UnixStream) -> Result<String> {
+pub(crate) fn answer(stream: &mut UnixStream) -> Result<String> {
     let mut text = Vec::new();
     match stream.read_to_end(&mut text) {
         Ok(_) => {}

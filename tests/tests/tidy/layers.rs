@@ -53,11 +53,11 @@ fn dependencies_run_one_way() {
     report(&complaints);
 }
 
-/// The workspace's packages, as cargo describes them.
-fn packages() -> Vec<serde_json::Value> {
+/// What cargo knows of the workspace.
+pub(crate) fn metadata(how: &str) -> serde_json::Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .args(["metadata", "--offline", "--format-version=1", how])
         .current_dir(paths::workspace())
         .output()
         .unwrap();
@@ -66,8 +66,15 @@ fn packages() -> Vec<serde_json::Value> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    metadata["packages"].as_array().unwrap().clone()
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The workspace's packages, as cargo describes them.
+fn packages() -> Vec<serde_json::Value> {
+    metadata("--no-deps")["packages"]
+        .as_array()
+        .unwrap()
+        .clone()
 }
 
 /// Lines of the items that are compiled into tests only.

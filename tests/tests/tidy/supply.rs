@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Command;
 
 use hotvisor_tests::paths;
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
+use crate::layers::metadata;
 use crate::report;
 use crate::source::rust;
 
@@ -49,16 +49,7 @@ fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 
 impl Graph {
     fn new() -> Self {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let target = "--filter-platform=x86_64-unknown-linux-gnu";
-        let output = Command::new(cargo)
-            .args(["metadata", "--offline", "--format-version=1", target])
-            .current_dir(paths::workspace())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = metadata("--filter-platform=x86_64-unknown-linux-gnu");
         let packages = list(&all, "packages")
             .iter()
             .map(|package| (text(package, "id").to_owned(), package.clone()));
