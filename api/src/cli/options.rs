@@ -213,44 +213,43 @@ pub(super) fn api_socket(text: &Path) -> Result<Place> {
     Ok(Place::Path(PathBuf::from(OsStr::from_bytes(path))))
 }
 
-/// `honour` or `ignore`.
-pub(super) fn guest_eject(text: &str) -> Result<GuestEject> {
-    match text {
-        "honour" => Ok(GuestEject::Honour),
-        "ignore" => Ok(GuestEject::Ignore),
-        other => Err(Error::input(
-            format!("--guest-eject {other}"),
-            "no such policy",
-            suggestion(other, &["honour", "ignore"]),
-        )),
-    }
+/// The one of `choices` that `text` names, each of which is a `what`.
+fn choice<T: Copy>(option: &str, what: &str, text: &str, choices: &[(&str, T)]) -> Result<T> {
+    let named = choices.iter().find(|(word, _)| *word == text);
+    named.map(|(_, choice)| *choice).ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let (asked, found) = (format!("{option} {text}"), format!("no such {what}"));
+        Error::input(asked, found, suggestion(text, &words))
+    })
 }
 
+/// `honour` or `ignore`.
+pub(super) fn guest_eject(text: &str) -> Result<GuestEject> {
+    let choices = [
+        ("honour", GuestEject::Honour),
+        ("ignore", GuestEject::Ignore),
+    ];
+    choice("--guest-eject", "policy", text, &choices)
+}
+
+/// `true`, `log` or `false`.
 pub(super) fn seccomp(text: &str) -> Result<Seccomp> {
-    match text {
-        "true" => Ok(Seccomp::Enforce),
-        "log" => Ok(Seccomp::Log),
-        "false" => Ok(Seccomp::Off),
-        other => Err(Error::input(
-            format!("--seccomp {other}"),
-            "no such choice",
-            suggestion(other, &["true", "log", "false"]),
-        )),
-    }
+    let choices = [
+        ("true", Seccomp::Enforce),
+        ("log", Seccomp::Log),
+        ("false", Seccomp::Off),
+    ];
+    choice("--seccomp", "choice", text, &choices)
 }
 
 /// `auto`, `true` or `false`.
 pub(super) fn landlock(text: &str) -> Result<Landlock> {
-    match text {
-        "auto" => Ok(Landlock::Auto),
-        "true" => Ok(Landlock::Required),
-        "false" => Ok(Landlock::Off),
-        other => Err(Error::input(
-            format!("--landlock {other}"),
-            "no such choice",
-            suggestion(other, &["auto", "true", "false"]),
-        )),
-    }
+    let choices = [
+        ("auto", Landlock::Auto),
+        ("true", Landlock::Required),
+        ("false", Landlock::Off),
+    ];
+    choice("--landlock", "choice", text, &choices)
 }
 
 /// `path=PATH,access=r|w|rw`, both of which must be there.

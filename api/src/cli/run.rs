@@ -127,10 +127,8 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self, extend: impl FnOnce(&mut Control)) -> ExitCode {
-        let (end, made) = match self.start(extend) {
-            Ok((end, made)) => (end, made),
-            Err(error) => (End::Failed(error), Made::default()),
-        };
+        let started = self.start(extend);
+        let (end, made) = started.unwrap_or_else(|e| (End::Failed(e), Made::default()));
         match &end {
             End::PoweredOff | End::Reset | End::Asked(_) => info!("{end}"),
             End::Failed(_) | End::Fault(..) | End::Abandoned(_) => say(&end),
@@ -143,8 +141,8 @@ impl Args {
 
     fn start(&self, extend: impl FnOnce(&mut Control)) -> Result<(End, Made)> {
         let (rules, config, isolation) = (self.rules()?, self.config()?, self.isolation()?);
-        let remedy = "name a kernel with --kernel, or a socket with --api-socket to create a machine through";
         if config.is_none() && self.api_socket.is_none() {
+            let remedy = "name a kernel with --kernel, or a socket with --api-socket to create a machine through";
             return Err(Error::input("hotvisor run", "nothing to run", remedy));
         }
         // Before any other thread exists.
