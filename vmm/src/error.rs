@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
+
+/// What helps when there is no descriptor left.
+pub const FILES: &str = "raise the limit of open files (`ulimit -n`)";
+
 /// One sentence in three parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -83,10 +88,35 @@ impl Error {
     /// A KVM request that the host's kernel answered with an error.
     #[must_use]
     pub fn kvm(request: &str, errno: kvm_ioctls::Error) -> Self {
+        let remedy = match Errno::from_raw(errno.errno()) {
+            Errno::EMFILE => FILES,
+            Errno::ENFILE => "raise the host's limit of open files (`sysctl fs.file-max`)",
+            Errno::ENOMEM => "leave the host, or this process's control group, more memory",
+            _ => "see what this host's KVM can do with `hotvisor check`",
+        };
         Self::host(
             format!("KVM {request}"),
             std::io::Error::from_raw_os_error(errno.errno()),
-            "see what this host's KVM can do with `hotvisor check`",
+            remedy,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_has_too_little_of_is_named() {
+        let told = |errno: Errno| {
+            Error::kvm("create vCPU 1", kvm_ioctls::Error::new(errno as i32)).to_string()
+        };
+        assert_eq!(
+            told(Errno::EMFILE),
+            "KVM create vCPU 1: Too many open files (os error 24); raise the limit of open files (`ulimit -n`)"
+        );
+        assert!(told(Errno::ENFILE).ends_with("(`sysctl fs.file-max`)"));
+        assert!(told(Errno::ENOMEM).ends_with("more memory"));
+        assert!(told(Errno::EINVAL).ends_with("`hotvisor check`"));
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod inherited;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FILES, Result};
 use crate::isolation::confinement;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -122,9 +122,6 @@ pub fn bind_at(option: &str, path: &Path) -> Result<(UnixListener, SocketFile)> 
     listen(&listener, backlog).map_err(|e| Error::bug(&asked, e.desc()))?;
     Ok((UnixListener::from(listener), file))
 }
-
-/// What helps when there is no descriptor left.
-pub const FILES: &str = "raise the limit of open files (`ulimit -n`)";
 
 #[cfg(test)]
 mod tests {

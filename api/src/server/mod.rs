@@ -15,9 +15,10 @@ mod tests;
 
 use crate::route;
 use connections::{Limits, serve};
+use hotvisor_vmm::error::FILES;
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::isolation::{Role, confine};
-use hotvisor_vmm::socket::{self, FILES, SocketFile, inherited};
+use hotvisor_vmm::socket::{self, SocketFile, inherited};
 use hotvisor_vmm::{Error, Result};
 use std::fmt;
 use std::os::fd::RawFd;

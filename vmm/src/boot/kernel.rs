@@ -3,7 +3,7 @@
 use super::file::Opened;
 use crate::arch::layout;
 use crate::arch::regs::Entry;
-use crate::error::{Error, Result};
+use crate::error::{Error, FILES, Result};
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, PvhBootCapability};
 use std::fs::File;
@@ -165,13 +165,7 @@ impl Kernel {
 
 /// A second handle on the file: the loaders want one that they may seek.
 fn file_of(file: &mut &File, asked: &str) -> Result<File> {
-    file.try_clone().map_err(|e| {
-        Error::host(
-            asked,
-            e,
-            "raise the limit of open files (`ulimit -n`) and try again",
-        )
-    })
+    file.try_clone().map_err(|e| Error::host(asked, e, FILES))
 }
 
 fn no_pvh(asked: &str) -> Error {

@@ -1,6 +1,6 @@
 //! The control thread's queue: anybody posts, one reads.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FILES, Result};
 use crate::hotplug::client::{Call, Calls};
 use crate::hotplug::machinery::Message;
 use crate::vcpu::{Exit, Reports, VcpuRef};
@@ -73,9 +73,8 @@ pub(super) struct Post {
 
 impl Queue {
     pub(super) fn new() -> Result<Self> {
-        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|e| {
-            Error::host("eventfd", e, "raise the limit of open files (`ulimit -n`)")
-        })?;
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(|e| Error::host("eventfd", e, FILES))?;
         let (sender, posted) = channel();
         Ok(Self {
             posted,

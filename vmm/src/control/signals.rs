@@ -1,6 +1,6 @@
 //! Signals that end the process, as events.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FILES, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -24,7 +24,7 @@ impl Signals {
     /// # Errors
     /// [`Error::Host`] where the kernel does not do it.
     pub fn take() -> Result<Self> {
-        let failed = |e| Error::host("signals", e, "raise the limit of open files (`ulimit -n`)");
+        let failed = |e| Error::host("signals", e, FILES);
         let mut set = SigSet::empty();
         let ignored = ignored();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {

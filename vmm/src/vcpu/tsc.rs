@@ -1,7 +1,7 @@
 //! A vCPU's time-stamp counter, as the machine stops it in a pause.
 
 use super::raw;
-use crate::error::{Error, Result};
+use crate::error::{Error, FILES, Result};
 use crate::failpoint::failpoint;
 use kvm_ioctls::VcpuFd;
 use std::os::fd::OwnedFd;
@@ -18,10 +18,8 @@ impl Tsc {
     /// [`Error::Host`] where there can be no more descriptors.
     pub fn of(vcpu: &VcpuFd) -> Result<Self> {
         let fd = failpoint!(Duplicate, raw::duplicate(vcpu));
-        fd.map(Self).map_err(|e| {
-            let remedy = "raise the limit of descriptors (`ulimit -n`)";
-            Error::host("second descriptor of a vCPU", e, remedy)
-        })
+        fd.map(Self)
+            .map_err(|e| Error::host("second descriptor of a vCPU", e, FILES))
     }
 
     /// Puts the counter back by so many ticks.
