@@ -55,9 +55,18 @@ fn stream() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Stream, flags, None)
 }
 
+/// What becomes of a socket that nobody listens on any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Another takes its place.
+    Replaced,
+    /// It stays: who asks may not try whether somebody listens, because he may not connect to anybody.
+    Kept,
+}
+
 /// Whether nobody listens on `address`. Nothing but a refusal tells so: a socket of another type or user may be
 /// in use, and one whose queue is full is.
-fn stale(address: &UnixAddr) -> nix::Result<bool> {
+fn is_stale(address: &UnixAddr) -> nix::Result<bool> {
     match connect(stream()?.as_raw_fd(), address) {
         Err(Errno::ECONNREFUSED) => Ok(true),
         Ok(()) | Err(Errno::EAGAIN) => Ok(false),
@@ -65,13 +74,45 @@ fn stale(address: &UnixAddr) -> nix::Result<bool> {
     }
 }
 
-/// Listens at `path`, with mode 0600, and without ever blocking. A socket that nobody listens on any more is
-/// replaced. `option` is how the path was asked for, up to the path itself.
+/// Takes a socket away that nobody listens on any more, if there is one at `path`.
+fn make_room(asked: &str, path: &Path, address: &UnixAddr, stale: Stale) -> Result<()> {
+    let refuse =
+        |found: &dyn std::fmt::Display, remedy: &str| Err(Error::input(asked, found, remedy));
+    let Ok(metadata) = path.symlink_metadata() else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        let remedy = "name a path that is free, or remove what is there";
+        return refuse(&"something that is no socket has that name", remedy);
+    }
+    if stale == Stale::Kept {
+        let remedy = "name another path, or remove that socket if nobody listens there any more";
+        return refuse(&"a socket has that name", remedy);
+    }
+    match is_stale(address) {
+        Ok(true) => {}
+        Ok(false) => {
+            let remedy = "name another path, or end the process that uses it";
+            return refuse(&"somebody listens there already", remedy);
+        }
+        Err(errno) => {
+            let remedy = "name another path; what is there is no stale socket of ours";
+            return refuse(&errno.desc(), remedy);
+        }
+    }
+    std::fs::remove_file(path).or_else(|e| {
+        let usual = "remove the stale socket, or name another path";
+        refuse(&e, &confinement::remedy(&e, usual))
+    })
+}
+
+/// Listens at `path`, with mode 0600, and without ever blocking. `option` is how the path was asked for, up to the
+/// path itself; `stale` is for a socket that nobody listens on any more.
 ///
 /// # Errors
 /// [`Error::Input`] where something else has that name, where somebody listens there, or where the path cannot
 /// be used.
-pub fn bind_at(option: &str, path: &Path) -> Result<(UnixListener, SocketFile)> {
+pub fn bind_at(option: &str, path: &Path, stale: Stale) -> Result<(UnixListener, SocketFile)> {
     let asked = format!("{option}{}", path.display());
     let refuse =
         |found: &dyn std::fmt::Display, remedy: &str| Err(Error::input(&asked, found, remedy));
@@ -83,27 +124,7 @@ pub fn bind_at(option: &str, path: &Path) -> Result<(UnixListener, SocketFile)> 
         let remedy = "name a path of at most 107 bytes";
         return refuse(&"too long for a socket's address", remedy);
     };
-    if let Ok(metadata) = path.symlink_metadata() {
-        if !metadata.file_type().is_socket() {
-            let remedy = "name a path that is free, or remove what is there";
-            return refuse(&"something that is no socket has that name", remedy);
-        }
-        match stale(&address) {
-            Ok(true) => {}
-            Ok(false) => {
-                let remedy = "name another path, or end the process that uses it";
-                return refuse(&"somebody listens there already", remedy);
-            }
-            Err(errno) => {
-                let remedy = "name another path; what is there is no stale socket of ours";
-                return refuse(&errno.desc(), remedy);
-            }
-        }
-        if let Err(e) = std::fs::remove_file(path) {
-            let usual = "remove the stale socket, or name another path";
-            return refuse(&e, &confinement::remedy(&e, usual));
-        }
-    }
+    make_room(&asked, path, &address, stale)?;
     let listener = stream().map_err(|e| Error::host(&asked, e.desc(), FILES))?;
     // Before it has a name: Linux gives the name the mode of the descriptor, so that the file is at no moment
     // open to others, whatever the umask is.
@@ -133,7 +154,7 @@ mod tests {
     const OPTION: &str = "--api-socket ";
 
     fn refused(path: &Path) -> String {
-        match bind_at(OPTION, path) {
+        match bind_at(OPTION, path, Stale::Replaced) {
             Err(Error::Input(problem)) => problem.to_string(),
             other => panic!("{}: {other:?}", path.display()),
         }
@@ -143,7 +164,7 @@ mod tests {
     fn only_the_owner_may_connect_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let (listener, file) = bind_at(OPTION, &path).unwrap();
+        let (listener, file) = bind_at(OPTION, &path, Stale::Replaced).unwrap();
         let mode = path.symlink_metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         UnixStream::connect(&path).unwrap();
@@ -158,7 +179,20 @@ mod tests {
         let path = dir.path().join("api");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let (_listener, _file) = bind_at(OPTION, &path).unwrap();
+        let (_listener, _file) = bind_at(OPTION, &path, Stale::Replaced).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_stays_where_nobody_may_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("serial");
+        drop(UnixListener::bind(&path).unwrap());
+        let said = bind_at(OPTION, &path, Stale::Kept).unwrap_err().to_string();
+        assert!(said.contains("a socket has that name; name another path, or remove"));
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
+        let (_listener, _file) = bind_at(OPTION, &path, Stale::Kept).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -166,7 +200,7 @@ mod tests {
     fn what_somebody_else_has_made_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
-        let (_listener, file) = bind_at(OPTION, &path).unwrap();
+        let (_listener, file) = bind_at(OPTION, &path, Stale::Replaced).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(file);

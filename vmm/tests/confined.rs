@@ -4,15 +4,19 @@
 use caps::{CapSet, Capability};
 use hotvisor_vmm::isolation::confinement::{Grant, Landlock, Paths, enforce, remedy};
 use hotvisor_vmm::isolation::{Role, confine, give_up, hide_memory};
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::kill;
 use nix::sys::utsname::uname;
+use nix::unistd::{getpid, getppid};
 use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -20,6 +24,8 @@ use std::thread;
 /// What the process is to do, if it is one that does, and where.
 const DO: &str = "HOTVISOR_DO";
 const WHERE: &str = "HOTVISOR_WHERE";
+/// The abstract socket that somebody else listens at.
+const ABSTRACT: &str = "HOTVISOR_ABSTRACT";
 
 /// A folder with what a machine is made of.
 struct Place(PathBuf);
@@ -53,9 +59,13 @@ fn run(what: &str) -> Output {
     for name in ["kernel", "serial", "images/other", "api/api.sock", "secret"] {
         fs::write(folder.path().join(name), name).expect("a file");
     }
+    let name = folder.path().as_os_str();
+    let address = SocketAddr::from_abstract_name(name.as_encoded_bytes()).expect("an address");
+    let _somebody = UnixListener::bind_addr(&address).expect("a socket");
     Command::new(env::current_exe().expect("this program"))
         .args(["--exact", "the_one_that_does", "--nocapture"])
         .env(DO, what)
+        .env(ABSTRACT, name)
         .env(WHERE, folder.path())
         .output()
         .expect("this program once more")
@@ -155,18 +165,26 @@ fn nothing_else(place: &Place) {
     denied(fs::create_dir(place.at("output/new")));
     denied(Command::new("/bin/true").status());
     fs::hard_link(place.at("secret"), place.at("output/link")).expect_err("another folder");
-    no_network();
+    nobody_else();
 }
 
-/// Landlock knows TCP since Linux 6.7.
-fn no_network() {
+/// Landlock knows TCP since Linux 6.7, and abstract sockets and signals since 6.12.
+fn nobody_else() {
     let kernel = uname().expect("a kernel");
     let release = kernel.release().to_str().expect("a version");
     let mut numbers = release.split('.').map_while(|n| n.parse::<u32>().ok());
-    if (numbers.next(), numbers.next()) >= (Some(6), Some(7)) {
+    let version = (numbers.next(), numbers.next());
+    if version >= (Some(6), Some(7)) {
         denied(TcpListener::bind("127.0.0.1:0"));
         denied(TcpStream::connect("127.0.0.1:1"));
     }
+    if version >= (Some(6), Some(12)) {
+        let name = env::var_os(ABSTRACT).expect("a name");
+        let address = SocketAddr::from_abstract_name(name.as_encoded_bytes());
+        denied(UnixStream::connect_addr(&address.expect("an address")));
+        assert_eq!(kill(getppid(), None), Err(Errno::EPERM));
+    }
+    kill(getpid(), None).expect("a process may signal itself");
 }
 
 fn control_thread(place: &Place) {
@@ -215,12 +233,16 @@ fn unknown(place: &Place) {
     File::create_new(place.at("new")).expect("any file");
     denied(fs::create_dir(place.at("output/new")));
     denied(Command::new("/bin/true").status());
-    no_network();
+    nobody_else();
     let usual = remedy(&io::ErrorKind::PermissionDenied.into(), "do this");
     assert_eq!(usual, "do this");
 }
 
 fn off(place: &Place) {
+    let name = env::var_os(ABSTRACT).expect("a name");
+    let address = SocketAddr::from_abstract_name(name.as_encoded_bytes());
+    UnixStream::connect_addr(&address.expect("an address")).expect("somebody listens");
+    kill(getppid(), None).expect("its own user's process");
     enforce(Landlock::Off, place.paths()).expect("nothing to do");
     confine(Role::Vmm).expect("nothing to do");
     File::open(place.at("secret")).expect("any file");

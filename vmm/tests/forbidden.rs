@@ -6,6 +6,7 @@ use hotvisor_vmm::isolation::{EXIT_CODE, Role, confine};
 use nix::pty::openpty;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{UnixAddr, connect};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use nix::unistd::{getpid, setsid, tcsetpgrp};
 use std::env;
@@ -55,6 +56,14 @@ const MISDEEDS: &[Misdeed] = &[
         name: "sends a datagram",
         call: "socket",
         commit: || drop(UnixDatagram::unbound()),
+    },
+    Misdeed {
+        name: "connects to somebody",
+        call: "connect",
+        commit: || {
+            let address = UnixAddr::new("/run/somebody").expect("an address");
+            let _ = connect(0, &address);
+        },
     },
     Misdeed {
         name: "sends a signal",

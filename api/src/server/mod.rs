@@ -18,7 +18,7 @@ use connections::{Limits, serve};
 use hotvisor_vmm::error::FILES;
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::isolation::{Role, confine};
-use hotvisor_vmm::socket::{self, SocketFile, inherited};
+use hotvisor_vmm::socket::{self, SocketFile, Stale, inherited};
 use hotvisor_vmm::{Error, Result};
 use std::fmt;
 use std::os::fd::RawFd;
@@ -67,7 +67,7 @@ impl Server {
         let asked = format!("--api-socket {place}");
         let (listener, file) = match place {
             Place::Path(path) => {
-                let (listener, file) = socket::bind_at("--api-socket ", path)?;
+                let (listener, file) = socket::bind_at("--api-socket ", path, Stale::Replaced)?;
                 (listener, Some(file))
             }
             Place::Passed(number) => (inherited::take(&asked, *number)?, None),

@@ -3,7 +3,7 @@
 use super::{Access, steps};
 use arbitrary::Arbitrary;
 use hotvisor_devices::cpu_hotplug::regs::{
-    COMMAND, DATA, ENABLED, FLAGS, INSERT, LEN, REMOVE, SELECTOR,
+    COMMAND, Command, DATA, EJECT, ENABLED, FLAGS, INSERT, LEN, REMOVE, SELECTOR,
 };
 use hotvisor_devices::cpu_hotplug::{CpuHotplug, GuestEject, HotplugSink, Notice, What};
 use std::mem;
@@ -218,6 +218,47 @@ impl Bed {
             self.write(FLAGS, &[REMOVE]);
         }
     }
+
+    /// Whatever was done before: a CPU that an ordinary guest takes it can give back, once, and that is no mistake of its own.
+    fn come_and_go(&self, cpu: u32) {
+        let ost = |status: u32| {
+            for (command, value) in [(Command::OstSource, 1), (Command::OstStatus, status)] {
+                self.write(COMMAND, &[command.number()]);
+                self.write(DATA, &value.to_le_bytes());
+            }
+        };
+        // It may have one to look for that it has ejected.
+        self.write(SELECTOR, &cpu.to_le_bytes());
+        self.read(FLAGS, 1);
+        let plug = self.controller.insert(cpu);
+        let told = self.read(FLAGS, 1);
+        assert!(
+            told & u64::from(ENABLED | INSERT) == u64::from(ENABLED | INSERT),
+            "CPU {cpu} is not announced: {told:#x}"
+        );
+        self.write(FLAGS, &[INSERT]);
+        ost(0);
+        self.controller.request_eject(cpu);
+        let told = self.read(FLAGS, 1);
+        assert!(
+            told & u64::from(REMOVE) != 0,
+            "CPU {cpu} is not asked for: {told:#x}"
+        );
+        self.write(FLAGS, &[REMOVE]);
+        self.posted.take();
+        let ejected = Notice {
+            cpu,
+            plug,
+            what: What::Ejected { requested: true },
+        };
+        self.write(FLAGS, &[EJECT]);
+        assert_eq!(self.posted.take(), [ejected]);
+        assert_eq!(self.read(FLAGS, 1), 0, "CPU {cpu} is shown");
+        self.write(FLAGS, &[EJECT]);
+        let again = self.posted.take();
+        let ignored = |notice: &Notice| matches!(notice.what, What::EjectIgnored(_));
+        assert!(again.len() == 1 && again.iter().all(ignored), "{again:?}");
+    }
 }
 
 pub(crate) fn run(bytes: &[u8]) {
@@ -242,5 +283,8 @@ pub(crate) fn run(bytes: &[u8]) {
             "CPU {cpu} is shown, and not there"
         );
         assert!(shown || cpu > 0, "the boot CPU is gone");
+    }
+    for cpu in 1..MAX {
+        bed.come_and_go(cpu);
     }
 }

@@ -47,6 +47,8 @@ pub(crate) fn run(bytes: &[u8]) {
     let serial = Serial::new(counts.clone(), counts.clone(), output.clone());
     let (mut written, mut drained) = (0_u64, 0_u64);
     let (mut attended, mut heard) = (false, 0);
+    // What comes out, and what was sent, as long as nothing else may have been meant by it.
+    let (mut said, mut sent, mut plain) = (Vec::new(), Vec::new(), true);
     steps(bytes, |step| {
         match step {
             Step::Read(access) => {
@@ -58,8 +60,12 @@ pub(crate) fn run(bytes: &[u8]) {
             Step::Write(access) => {
                 serial.pio_write(PioAddress(COM1), port(access), &access.data());
                 written += 1;
+                plain = false;
             }
             Step::Send(byte, times) => {
+                if plain {
+                    sent.resize(sent.len() + usize::from(times), byte);
+                }
                 for _ in 0..times {
                     serial.pio_write(PioAddress(COM1), 0, &[byte]);
                 }
@@ -71,6 +77,9 @@ pub(crate) fn run(bytes: &[u8]) {
                     0 => Err(io::ErrorKind::WouldBlock.into()),
                     n => {
                         drained += n as u64;
+                        if plain {
+                            said.extend_from_slice(&chunk[..n]);
+                        }
                         Ok(n)
                     }
                 });
@@ -89,6 +98,11 @@ pub(crate) fn run(bytes: &[u8]) {
         }
         // Loop-back and the divisor's latch send nothing.
         assert!(drained + output.dropped() <= written);
+        // The oldest are dropped, or the newest: all others come in order.
+        assert!(
+            output.dropped() > 0 || sent.starts_with(&said),
+            "{said:?} of {sent:?}"
+        );
     });
 }
 

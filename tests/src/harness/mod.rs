@@ -29,6 +29,28 @@ const VMM_VARIABLE: &str = "HOTVISOR_TEST_VMM";
 /// What a test does.
 pub type Body = Arc<dyn Fn(&Context) -> Result<()> + Send + Sync>;
 
+/// Where a test can run, and why not elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Wherever there is KVM enough.
+    Any,
+    /// Not in L1.
+    Host(&'static str),
+    /// In L1 alone.
+    Bed(&'static str),
+}
+
+impl Place {
+    /// Why it cannot run here.
+    fn objection(self) -> Option<&'static str> {
+        match self {
+            Self::Host(why) if Job::is_running() => Some(why),
+            Self::Bed(why) if !Job::is_running() => Some(why),
+            Self::Any | Self::Host(_) | Self::Bed(_) => None,
+        }
+    }
+}
+
 /// One test.
 #[derive(Clone)]
 pub struct Test {
@@ -36,8 +58,8 @@ pub struct Test {
     pub name: String,
     /// The kernels that it boots.
     pub images: Vec<Image>,
-    /// Why it cannot run in L1, where it is skipped then.
-    pub only_on_host: Option<&'static str>,
+    /// Where it can run; elsewhere it is skipped.
+    pub place: Place,
     /// What it does.
     pub run: Body,
 }
@@ -52,7 +74,7 @@ impl Test {
         Self {
             name: format!("{name}::{}", image.kernel().name()),
             images: vec![image],
-            only_on_host: None,
+            place: Place::Any,
             run: Arc::new(move |context| {
                 let context = Context {
                     image: Some(image),
@@ -180,9 +202,9 @@ fn run_here(tests: Vec<Test>, arguments: &Arguments, context: Option<Context>) -
                 let context = context.ok_or("this test has nothing to run with")?;
                 (test.run)(&context).map_err(|error| format!("{error:#}").into())
             });
-            match test.only_on_host {
-                Some(why) if Job::is_running() => trial.with_kind(why).with_ignored_flag(true),
-                _ => trial,
+            match test.place.objection() {
+                Some(why) => trial.with_kind(why).with_ignored_flag(true),
+                None => trial,
             }
         })
         .collect();

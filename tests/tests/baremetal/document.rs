@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::harness::{Context, Place, Test};
 use hotvisor_tests::schemathesis;
 use hotvisor_tests::vm::api::RESUME;
 use serde_json::json;
@@ -25,7 +25,7 @@ const LAST: &str = "/api/v1/vmm.shutdown";
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![Test {
-        only_on_host: Some("needs Python"),
+        place: Place::Host("needs Python"),
         ..test("document::schemathesis_finds_nothing", schemathesis)
     }]
 }

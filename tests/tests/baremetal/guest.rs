@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::harness::{Context, Place, Test};
 use hotvisor_tests::vm::{Builder, SOON, Vm};
 use tempfile::TempDir;
 
@@ -39,7 +39,7 @@ pub(crate) fn test(name: &str, run: fn(&Context) -> Result<()>) -> Test {
     Test {
         name: name.to_owned(),
         images: Vec::new(),
-        only_on_host: None,
+        place: Place::Any,
         run: Arc::new(run),
     }
 }

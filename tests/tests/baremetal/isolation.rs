@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -31,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("isolation::any_file_where_nobody_knows_better", any_file),
         test("isolation::a_pipe_has_no_place", pipe),
         test("isolation::a_serial_file_that_is_gone", gone),
+        test("isolation::a_socket_that_is_in_the_way", socket_in_the_way),
     ]
 }
 
@@ -319,6 +321,32 @@ fn gone(context: &Context) -> Result<()> {
     fs::rename(&file, &rotated)?;
     guest.does("vm.boot")?;
     holds(&rotated, 2)?;
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])
+}
+
+/// The control thread connects to nobody, so that it cannot know whether somebody listens there.
+fn socket_in_the_way(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 1)?;
+    let (image, path) = (machine.path("guest.elf"), machine.path("serial"));
+    let guest = machine.with(|vm| vm.without_machine()).start()?;
+    guest.wait_said("waiting for a machine to be created")?;
+    drop(UnixListener::bind(&path)?);
+    let mut wanted = config(&image, 1, 1);
+    wanted["serial"] = json!({"mode": "Socket", "socket": path});
+    let created = guest.create(&wanted)?;
+    guest.ensure(created.status == 204, || format!("{created:?}"))?;
+    let refused = guest.act("vm.boot")?;
+    guest.ensure(
+        refused.status == 400 && refused.body.to_string().contains("remove that socket"),
+        || format!("{refused:?}"),
+    )?;
+    fs::remove_file(&path)?;
+    for _ in 0..2 {
+        guest.does("vm.boot")?;
+        drop(UnixStream::connect(&path)?);
+        guest.does("vm.shutdown")?;
+    }
     guest.does("vmm.shutdown")?;
     guest.wait_code(0, &[])
 }

@@ -1,7 +1,7 @@
 //! What is counted, beside what the test and the guest did.
 
 use anyhow::{Context as _, Result};
-use hotvisor_tests::harness::{Context, Test};
+use hotvisor_tests::harness::{Context, Place, Test};
 use hotvisor_tests::promtool;
 use hotvisor_tests::vm::metrics::Metrics;
 use serde_json::json;
@@ -21,7 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("metrics::counts_of_a_vcpu_go_on", go_on),
         test("metrics::a_scrape_of_1024_vcpus_is_whole", many),
         Test {
-            only_on_host: Some("needs Debian's promtool"),
+            place: Place::Host("needs Debian's promtool"),
             ..test("metrics::promtool_finds_nothing", promtool)
         },
     ]

@@ -6,7 +6,7 @@ use crate::config::{Serial, VmConfig};
 use crate::error::{Error, Result};
 use crate::isolation::confinement::{self, Grant};
 use crate::kvm;
-use crate::socket::{self, SocketFile};
+use crate::socket::{self, SocketFile, Stale};
 use crate::stream::{self, NewFile, Target, open_or_make};
 use kvm_ioctls::Kvm;
 use std::fs::{File, OpenOptions};
@@ -28,7 +28,7 @@ impl Prepared {
     /// [`Error::Input`] for what may not be opened, for a host without KVM, and for a machine that cannot be.
     pub fn open(config: VmConfig) -> Result<(Self, Option<NewFile>)> {
         let mut prepared = Self::without_serial(config)?;
-        let (far, made) = FarEnd::open(&prepared.config.serial)?;
+        let (far, made) = FarEnd::open(&prepared.config.serial, Stale::Replaced)?;
         prepared.far = Some(far);
         Ok((prepared, made))
     }
@@ -79,7 +79,7 @@ pub(super) enum FarEnd {
 
 impl FarEnd {
     /// Opens it. A file that was not there is made, and is returned; one that was stays as it is.
-    pub(super) fn open(serial: &Serial) -> Result<(Self, Option<NewFile>)> {
+    pub(super) fn open(serial: &Serial, stale: Stale) -> Result<(Self, Option<NewFile>)> {
         match serial {
             Serial::Null | Serial::Off => Ok((Self::Nothing, None)),
             Serial::Tty => Ok((Self::Tty(stream::stdout()?), None)),
@@ -93,7 +93,7 @@ impl FarEnd {
                 Ok((Self::File(file), made))
             }
             Serial::Socket(path) => {
-                let (socket, file) = socket::bind_at("serial socket=", path)?;
+                let (socket, file) = socket::bind_at("serial socket=", path, stale)?;
                 Ok((Self::Socket(file, socket), None))
             }
         }

@@ -9,6 +9,7 @@ use crate::config::{GuestEject, VmConfig};
 use crate::error::Result;
 use crate::kvm::probe;
 use crate::machine::{Machine, Posts, check_limits};
+use crate::socket::Stale;
 use event_manager::EventOps;
 use hotvisor_devices::serial::{Output, Serial};
 use kvm_ioctls::Kvm;
@@ -91,7 +92,7 @@ impl Vm {
     fn far_end(&mut self) -> Result<FarEnd> {
         match self.far.take() {
             Some(open) => Ok(open),
-            None => FarEnd::open(&self.config.serial)
+            None => FarEnd::open(&self.config.serial, Stale::Kept)
                 .map(|(far, _)| far)
                 .or_else(|error| match &self.kept {
                     // It was rotated away, say, and no other may be made.
