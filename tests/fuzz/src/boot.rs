@@ -4,6 +4,7 @@ use super::image::{Image, Number};
 use arbitrary::{Arbitrary, Unstructured};
 use hotvisor_vmm::acpi::{Machine, Tables};
 use hotvisor_vmm::arch::layout;
+use hotvisor_vmm::arch::regs::Entry;
 use hotvisor_vmm::boot::{BootFiles, Files};
 use hotvisor_vmm::config::{Cpus, Serial, VmConfig};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -19,6 +20,16 @@ const MOST_PAGES: u64 = 0x8000;
 /// Each has its objects in the tables, which take most of the time.
 const MOST_CPUS: u32 = 16;
 
+/// How an initramfs begins.
+const HEAD: &[u8] = b"070701 is what a cpio archive begins with";
+
+/// Offsets in `boot_params` (Linux, Documentation/arch/x86/boot.rst).
+const RAMDISK_IMAGE: u64 = 0x218;
+const RAMDISK_SIZE: u64 = 0x21c;
+/// Offsets in `hvm_start_info` (Xen, public/arch-x86/hvm/start_info.h).
+const NR_MODULES: u64 = 0xc;
+const MODLIST_PADDR: u64 = 0x10;
+
 #[derive(Arbitrary, Debug)]
 struct Case {
     /// Beyond the least that a machine has, in pages.
@@ -26,7 +37,7 @@ struct Case {
     max: u8,
     serial: bool,
     image: Image,
-    /// Its size; its bytes do not count.
+    /// Its size; the first of its bytes are [`HEAD`].
     initramfs: Option<Number>,
     cmdline: Vec<u8>,
 }
@@ -59,7 +70,7 @@ pub(crate) fn run(bytes: &[u8]) {
     };
     let initramfs = case
         .initramfs
-        .and_then(|len| file(&[], len.value() % (1 << 32)));
+        .and_then(|len| file(HEAD, len.value() % (1 << 32)));
     let pages = u64::from(case.pages) % MOST_PAGES;
     let config = VmConfig {
         kernel,
@@ -88,10 +99,66 @@ pub(crate) fn run(bytes: &[u8]) {
     let machine = Machine::of(&config);
     // A reset does the same again.
     for _ in 0..2 {
-        if files.load(&memory, &config, &machine).is_ok() {
+        if let Ok(entry) = files.load(&memory, &config, &machine) {
             check(&memory, &config, &machine);
+            let told = told_initramfs(&memory, entry);
+            assert_eq!(told.is_some(), config.initramfs.is_some(), "{told:?}");
+            if let Some((at, len)) = told {
+                check_initramfs(&memory, &config, &machine, at, len);
+            }
         }
     }
+}
+
+/// Where the guest is told that its initramfs is, and how many bytes it has.
+fn told_initramfs(memory: &GuestMemoryMmap, entry: Entry) -> Option<(u64, u64)> {
+    let half = |at: GuestAddress, offset| {
+        let value: u32 = memory.read_obj(GuestAddress(at.0 + offset)).ok()?;
+        Some(u64::from(value))
+    };
+    let whole = |at: u64| memory.read_obj::<u64>(GuestAddress(at)).ok();
+    let found = match entry {
+        Entry::Linux64 { .. } => (
+            half(layout::ZERO_PAGE, RAMDISK_IMAGE)?,
+            half(layout::ZERO_PAGE, RAMDISK_SIZE)?,
+        ),
+        Entry::Pvh { .. } if half(layout::PVH_START_INFO, NR_MODULES)? == 0 => return None,
+        Entry::Pvh { .. } => {
+            let list = whole(layout::PVH_START_INFO.0 + MODLIST_PADDR)?;
+            (whole(list)?, whole(list + 8)?)
+        }
+    };
+    (found.1 > 0).then_some(found)
+}
+
+/// The whole of it is there, and nothing else is where it is.
+fn check_initramfs(
+    memory: &GuestMemoryMmap,
+    config: &VmConfig,
+    machine: &Machine,
+    at: u64,
+    len: u64,
+) {
+    let path = config.initramfs.as_ref();
+    let size = path
+        .and_then(|path| path.metadata().ok())
+        .map(|it| it.len());
+    assert_eq!(Some(len), size, "its size");
+    let tables = Tables::build(machine).place(config.memory);
+    let beneath = at.checked_add(len).is_some_and(|end| end <= tables.start());
+    let kernel = layout::HIMEM;
+    assert!(
+        at >= kernel && beneath,
+        "the initramfs is at {at:#x}, {len:#x} bytes, and the tables from {:#x} on",
+        tables.start()
+    );
+    let head = &HEAD[..HEAD.len().min(usize::try_from(len).unwrap_or(usize::MAX))];
+    let mut found = vec![0; head.len()];
+    let read = memory.read_slice(&mut found, GuestAddress(at));
+    assert!(
+        read.is_ok() && found == head,
+        "the initramfs is not at {at:#x}"
+    );
 }
 
 /// Whatever the image is, the guest finds in memory what it is told of.
