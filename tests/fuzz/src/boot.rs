@@ -2,7 +2,7 @@
 
 use super::image::{Image, Number};
 use arbitrary::{Arbitrary, Unstructured};
-use hotvisor_vmm::acpi::{Machine, Tables};
+use hotvisor_vmm::acpi::{Machine, Placed, Tables};
 use hotvisor_vmm::arch::layout;
 use hotvisor_vmm::arch::regs::Entry;
 use hotvisor_vmm::boot::{BootFiles, Files};
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The most memory, in pages, that is touched at all: above the hole is too much for each case.
-const MOST_PAGES: u64 = 0x8000;
+const MOST_PAGES: u64 = 0x1000;
 
 /// Each has its objects in the tables, which take most of the time.
 const MOST_CPUS: u32 = 16;
@@ -97,14 +97,15 @@ pub(crate) fn run(bytes: &[u8]) {
         return;
     };
     let machine = Machine::of(&config);
+    let tables = Tables::build(&machine).place(config.memory);
     // A reset does the same again.
     for _ in 0..2 {
         if let Ok(entry) = files.load(&memory, &config, &machine) {
-            check(&memory, &config, &machine);
+            check(&memory, &config, &tables);
             let told = told_initramfs(&memory, entry);
             assert_eq!(told.is_some(), config.initramfs.is_some(), "{told:?}");
             if let Some((at, len)) = told {
-                check_initramfs(&memory, &config, &machine, at, len);
+                check_initramfs(&memory, &config, &tables, at, len);
             }
         }
     }
@@ -135,7 +136,7 @@ fn told_initramfs(memory: &GuestMemoryMmap, entry: Entry) -> Option<(u64, u64)> 
 fn check_initramfs(
     memory: &GuestMemoryMmap,
     config: &VmConfig,
-    machine: &Machine,
+    tables: &Placed,
     at: u64,
     len: u64,
 ) {
@@ -144,7 +145,6 @@ fn check_initramfs(
         .and_then(|path| path.metadata().ok())
         .map(|it| it.len());
     assert_eq!(Some(len), size, "its size");
-    let tables = Tables::build(machine).place(config.memory);
     let beneath = at.checked_add(len).is_some_and(|end| end <= tables.start());
     let kernel = layout::HIMEM;
     assert!(
@@ -162,8 +162,7 @@ fn check_initramfs(
 }
 
 /// Whatever the image is, the guest finds in memory what it is told of.
-fn check(memory: &GuestMemoryMmap, config: &VmConfig, machine: &Machine) {
-    let tables = Tables::build(machine).place(config.memory);
+fn check(memory: &GuestMemoryMmap, config: &VmConfig, tables: &Placed) {
     for (at, bytes) in tables.tables() {
         let mut found = vec![0; bytes.len()];
         let read = memory.read_slice(&mut found, GuestAddress(*at));

@@ -68,7 +68,8 @@ impl Folder {
         write("arm.elf", &other)?;
         other[5] = 2;
         write("big-endian.elf", &other)?;
-        write("no-pvh.elf", &without_notes())?;
+        write("no-pvh.elf", &with_headers(4, |header| header[0] = 0))?;
+        write("nothing.elf", &with_headers(1, |header| header[0] = 0))?;
         write("low.elf", &with_low_part())?;
         write("short.bz", &bzimage(0x20f, 1, 0x1000, 0x204))?;
         write("cut.bz", &bzimage(0x20f, 1, 0x1000, 0x2000))?;
@@ -133,11 +134,6 @@ fn with_headers(kind: u8, change: impl Fn(&mut [u8])) -> Vec<u8> {
         }
     }
     image
-}
-
-/// The guest's image, its notes turned into something that nobody reads.
-fn without_notes() -> Vec<u8> {
-    with_headers(4, |header| header[0] = 0)
 }
 
 /// The guest's image, to be loaded over what firmware would keep there.
@@ -328,6 +324,7 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("cut.elf", &["truncated ELF image"]),
     ("arm.elf", &["another machine (183)"]),
     ("big-endian.elf", &["not a little-endian ELF64 image"]),
+    ("nothing.elf", &["nothing to load"]),
     ("no-pvh.elf", &["without a PVH entry point", "CONFIG_PVH"]),
     ("short.bz", &["neither a bzImage nor an ELF image"]),
     ("cut.bz", &["truncated bzImage: 8192 bytes of 66560"]),
