@@ -110,8 +110,8 @@ fn make_room(asked: &str, path: &Path, address: &UnixAddr, stale: Stale) -> Resu
 /// path itself; `stale` is for a socket that nobody listens on any more.
 ///
 /// # Errors
-/// [`Error::Input`] where something else has that name, where somebody listens there, or where the path cannot
-/// be used.
+/// [`Error::Input`] where something else has that name, where somebody listens there or, with [`Stale::Kept`], might,
+/// or where the path cannot be used.
 pub fn bind_at(option: &str, path: &Path, stale: Stale) -> Result<(UnixListener, SocketFile)> {
     let asked = format!("{option}{}", path.display());
     let refuse =

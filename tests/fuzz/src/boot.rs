@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// The most memory, in pages, that is touched at all: above the hole is too much for each case.
+/// The most memory beyond the least, in pages: most of the time goes into it, and much of it makes what does not fit rare.
 const MOST_PAGES: u64 = 0x1000;
 
 /// Each has its objects in the tables, which take most of the time.
@@ -132,7 +132,7 @@ fn told_initramfs(memory: &GuestMemoryMmap, entry: Entry) -> Option<(u64, u64)> 
     (found.1 > 0).then_some(found)
 }
 
-/// The whole of it is there, and nothing else is where it is.
+/// It is as long as it is, begins as it begins, and is neither where the guest is told of it nor among the tables.
 fn check_initramfs(
     memory: &GuestMemoryMmap,
     config: &VmConfig,
@@ -146,9 +146,8 @@ fn check_initramfs(
         .map(|it| it.len());
     assert_eq!(Some(len), size, "its size");
     let beneath = at.checked_add(len).is_some_and(|end| end <= tables.start());
-    let kernel = layout::HIMEM;
     assert!(
-        at >= kernel && beneath,
+        at >= layout::HIMEM && beneath,
         "the initramfs is at {at:#x}, {len:#x} bytes, and the tables from {:#x} on",
         tables.start()
     );

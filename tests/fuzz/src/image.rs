@@ -168,6 +168,8 @@ pub(crate) struct BzImage {
     version: u8,
     syssize: Option<Number>,
     code32_start: Number,
+    /// For the loader to fill in.
+    ramdisk: Number,
     initrd_addr_max: Number,
     cmdline_size: Number,
     pref_address: Number,
@@ -194,6 +196,8 @@ impl BzImage {
         put(0x206, &[self.version.wrapping_add(0x0c), 2]);
         put(0x211, &[1]);
         put(0x214, &self.code32_start.half().to_le_bytes());
+        put(0x218, &self.ramdisk.half().to_le_bytes());
+        put(0x21c, &self.ramdisk.half().to_le_bytes());
         put(0x22c, &self.initrd_addr_max.half().to_le_bytes());
         put(0x236, &[1, 0]);
         put(0x238, &self.cmdline_size.half().to_le_bytes());

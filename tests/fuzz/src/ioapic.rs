@@ -3,7 +3,8 @@
 use super::{Access, steps};
 use arbitrary::Arbitrary;
 use hotvisor_devices::ioapic::{IoApic, LEN, Message, MessageSink, PINS};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use vm_device::DeviceMmio;
 use vm_device::bus::MmioAddress;
@@ -24,78 +25,84 @@ enum Step {
 
 /// The mask in the lower half of an entry.
 const MASKED: u32 = 1 << 16;
+/// The vector and the delivery mode in it.
+const WHAT: u32 = 0x7ff;
 /// The register of the first entry's lower half.
 const ENTRIES: u8 = 0x10;
 
-/// What a guest has written, as far as it masks pins.
-struct Masks {
+/// What a guest has written of the pins' entries, and which edges no local APIC has taken.
+struct Pins {
     selected: u8,
-    masked: [bool; PINS],
+    /// Lower halves.
+    entries: [u32; PINS],
+    pending: [bool; PINS],
 }
 
-impl Masks {
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        let Ok(word) = <[u8; 4]>::try_from(data) else {
-            return;
-        };
-        match offset {
-            0 => self.selected = word[0],
-            0x10 => {
-                let half = usize::from(self.selected.wrapping_sub(ENTRIES));
-                if let (0, Some(masked)) = (half % 2, self.masked.get_mut(half / 2)) {
-                    *masked = u32::from_le_bytes(word) & MASKED != 0;
-                }
-            }
-            _ => {}
+impl Pins {
+    /// The pin whose edge is due for delivery by this write, if there is one.
+    fn write(&mut self, offset: u64, data: &[u8]) -> Option<usize> {
+        let word = <[u8; 4]>::try_from(data).ok()?;
+        if offset == 0 {
+            self.selected = word[0];
+            return None;
         }
+        let half = usize::from(self.selected.checked_sub(ENTRIES)?);
+        let (pin, lower) = (half / 2, half.is_multiple_of(2));
+        if offset != 0x10 || !lower {
+            return None;
+        }
+        *self.entries.get_mut(pin)? = u32::from_le_bytes(word);
+        self.due(pin)
+    }
+
+    fn edge(&mut self, pin: usize) -> Option<usize> {
+        *self.pending.get_mut(pin)? = true;
+        self.due(pin)
+    }
+
+    fn due(&self, pin: usize) -> Option<usize> {
+        (self.pending[pin] && self.entries[pin] & MASKED == 0).then_some(pin)
     }
 }
 
-/// Takes messages, or not, and looks at them.
-#[derive(Default)]
+/// Takes messages, or not, and keeps them.
+#[derive(Clone, Default)]
 struct Sink {
-    refuses: AtomicBool,
-    sent: AtomicUsize,
-    wrong: Mutex<Option<Message>>,
+    refuses: Arc<AtomicBool>,
+    sent: Arc<Mutex<Vec<Message>>>,
 }
 
-#[derive(Clone)]
-struct Shared(Arc<Sink>);
-
-impl MessageSink for Shared {
+impl MessageSink for Sink {
     fn send(&self, message: Message) -> bool {
-        self.0.sent.fetch_add(1, Ordering::Relaxed);
-        let fits = message.pin < PINS && message.destination < 1 << 15 && message.data < 1 << 11;
-        if !fits {
-            let mut wrong = self.0.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            *wrong = Some(message);
-        }
-        !self.0.refuses.load(Ordering::Relaxed)
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.push(message);
+        !self.refuses.load(Ordering::Relaxed)
     }
 }
 
 pub(crate) fn run(bytes: &[u8]) {
-    let sink = Shared(Arc::new(Sink::default()));
+    let sink = Sink::default();
     let ioapic = IoApic::new(sink.clone());
-    let mut masks = Masks {
+    let mut pins = Pins {
         selected: 0,
-        masked: [true; PINS],
+        entries: [MASKED; PINS],
+        pending: [false; PINS],
     };
     steps(bytes, |step| {
-        let before = sink.0.sent.load(Ordering::Relaxed);
         let mut write = |offset, data: &[u8]| {
-            masks.write(offset, data);
             ioapic.mmio_write(MmioAddress(0), offset, data);
+            pins.write(offset, data)
         };
-        match step {
+        let due = match step {
             Step::Edge(pin) => {
                 let pin = usize::from(pin) % (PINS + 2);
                 ioapic.edge(pin);
-                let open = masks.masked.get(pin) == Some(&false);
-                let sent = sink.0.sent.load(Ordering::Relaxed) - before;
-                assert_eq!(sent, usize::from(open), "an edge on pin {pin}");
+                pins.edge(pin)
             }
-            Step::Taken(taken) => sink.0.refuses.store(!taken, Ordering::Relaxed),
+            Step::Taken(taken) => {
+                sink.refuses.store(!taken, Ordering::Relaxed);
+                None
+            }
             Step::Select(register) => write(0, &u32::from(register).to_le_bytes()),
             Step::Window(value) => write(0x10, &value.to_le_bytes()),
             Step::Read(access) => {
@@ -105,27 +112,34 @@ pub(crate) fn run(bytes: &[u8]) {
                     data.len() == 4 || data.iter().all(|byte| *byte == 0),
                     "{access:?}"
                 );
+                None
             }
             Step::Write(access) => write(access.offset(LEN), &access.data()),
             Step::Entry(pin, masked) => {
                 let register = ENTRIES + 2 * (pin % 24);
-                write(0, &u32::from(register).to_le_bytes());
-                let vector = u32::from(pin);
-                write(
-                    0x10,
-                    &(vector | if masked { MASKED } else { 0 }).to_le_bytes(),
-                );
+                let entry = u32::from(pin) | if masked { MASKED } else { 0 };
+                let selected = write(0, &u32::from(register).to_le_bytes());
+                assert!(selected.is_none(), "{selected:?}");
+                write(0x10, &entry.to_le_bytes())
             }
+        };
+        let sent = mem::take(&mut *sink.sent.lock().unwrap_or_else(PoisonError::into_inner));
+        let told: Vec<_> = sent
+            .iter()
+            .map(|message| (message.pin, message.data))
+            .collect();
+        let wanted = due.map(|pin| (pin, pins.entries[pin] & WHAT));
+        assert_eq!(told, Vec::from_iter(wanted), "{step:?}");
+        assert!(
+            sent.iter().all(|message| message.destination < 1 << 15),
+            "{sent:?}"
+        );
+        if let (Some(pin), false) = (due, sink.refuses.load(Ordering::Relaxed)) {
+            pins.pending[pin] = false;
         }
-        let sent = sink.0.sent.load(Ordering::Relaxed) - before;
-        assert!(sent <= 1, "{sent} messages of one step");
-        let wrong = sink.0.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(wrong.is_none(), "{wrong:?}");
     });
     for pin in 0..PINS + 2 {
-        assert!(
-            pin < PINS || !ioapic.is_stuck(pin),
-            "pin {pin} does not exist"
-        );
+        let stuck = pin < PINS && pins.due(pin).is_some();
+        assert_eq!(ioapic.is_stuck(pin), stuck, "pin {pin}");
     }
 }

@@ -219,7 +219,7 @@ impl Bed {
         }
     }
 
-    /// Whatever was done before: a CPU that an ordinary guest takes it can give back, once, and that is no mistake of its own.
+    /// Whatever was done before, an ordinary guest can take a CPU and give it back; a second eject is ignored.
     fn come_and_go(&self, cpu: u32) {
         let ost = |status: u32| {
             for (command, value) in [(Command::OstSource, 1), (Command::OstStatus, status)] {

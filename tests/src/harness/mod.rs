@@ -41,7 +41,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Why it cannot run here.
+    /// Why it cannot run in this process.
     fn objection(self) -> Option<&'static str> {
         match self {
             Self::Host(why) if Job::is_running() => Some(why),
@@ -198,13 +198,19 @@ fn run_here(tests: Vec<Test>, arguments: &Arguments, context: Option<Context>) -
         .into_iter()
         .map(|test| {
             let context = context.clone();
+            let objection = test.place.objection();
             let trial = Trial::test(test.name, move || {
+                if let Some(why) = objection {
+                    // Somebody asks for those that are ignored as well.
+                    return Err(format!("it cannot run here: {why}").into());
+                }
                 let context = context.ok_or("this test has nothing to run with")?;
                 (test.run)(&context).map_err(|error| format!("{error:#}").into())
             });
-            match test.place.objection() {
-                Some(why) => trial.with_kind(why).with_ignored_flag(true),
-                None => trial,
+            match objection {
+                // Whoever lists them from outside may have it run in a bed.
+                Some(why) if !arguments.list => trial.with_kind(why).with_ignored_flag(true),
+                _ => trial,
             }
         })
         .collect();

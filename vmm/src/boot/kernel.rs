@@ -206,7 +206,7 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
     if size != 56 || count == 0 {
         return Err(refuse("an ELF image without program headers".into()));
     }
-    let (mut end, mut has_note) = (None, false);
+    let (mut end, mut has_note, mut has_part) = (0, false, false);
     for n in 0..u64::from(count) {
         let mut program = [0u8; 56];
         let at = offset
@@ -233,8 +233,8 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
             }
             PT_LOAD => {
                 let top = paddr.checked_add(memsz);
-                let top = top.ok_or_else(|| refuse("a broken ELF header".into()))?;
-                end = end.max(Some(top));
+                end = end.max(top.ok_or_else(|| refuse("a broken ELF header".into()))?);
+                has_part |= filesz > 0;
             }
             PT_NOTE => has_note = true,
             _ => {}
@@ -243,7 +243,10 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
     if !has_note {
         return Err(no_pvh(asked));
     }
-    let end = end.ok_or_else(|| refuse("an ELF image with nothing to load".into()))?;
+    if !has_part {
+        // Nor does it end above 1 MiB, beneath which is what else a guest is given.
+        return Err(refuse("an ELF image with nothing to load".into()));
+    }
     Ok(Format::Elf { end, long_mode })
 }
 

@@ -58,8 +58,7 @@ impl BootFiles {
 
     /// Where the initramfs goes, below the tables; and whether kernel and initramfs fit at all.
     fn placement(&self, memory: u64, tables: u64) -> Result<Option<u64>> {
-        // What else a guest is given is below 1 MiB, also where a kernel says that it needs nothing above.
-        let needed = self.kernel.end().max(layout::HIMEM);
+        let needed = self.kernel.end();
         if needed > tables {
             return Err(Error::input(
                 format!("memory size={}M", memory >> 20),

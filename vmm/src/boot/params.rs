@@ -57,10 +57,10 @@ fn zero_page<M: GuestMemoryBackend>(memory: &M, loaded: &Loaded, told: &Told) ->
     page.hdr.type_of_loader = LOADER_OTHER;
     page.hdr.cmd_line_ptr = narrow(layout::CMDLINE.0)?;
     page.hdr.cmdline_size = narrow(told.cmdline_len as u64)?;
-    if let Some((at, len)) = told.initramfs {
-        page.hdr.ramdisk_image = narrow(at)?;
-        page.hdr.ramdisk_size = narrow(len)?;
-    }
+    // Whatever the image has there of its own.
+    let (at, len) = told.initramfs.unwrap_or_default();
+    page.hdr.ramdisk_image = narrow(at)?;
+    page.hdr.ramdisk_size = narrow(len)?;
     page.e820_entries = u8::try_from(told.map.len()).map_err(bug)?;
     for (entry, &(addr, size, kind)) in page.e820_table.iter_mut().zip(&told.map) {
         *entry = boot_e820_entry {

@@ -78,7 +78,7 @@ impl Grant {
         Self::new(path, rights)
     }
 
-    /// To listen at a socket of this name, instead of a stale one, and to remove it.
+    /// To listen at a socket of this name, and to remove it.
     #[must_use]
     pub fn socket(path: &Path) -> Self {
         let rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
