@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 /// A run in numbers.
@@ -52,6 +53,18 @@ pub struct Contradiction {
 }
 
 impl Summary {
+    /// Fails unless something was done. A run that only makes up for another's few operations need not change anything.
+    ///
+    /// # Errors
+    /// No vCPU was changed by any operation.
+    pub fn did_something(&self) -> Result<()> {
+        ensure!(
+            self.operations > 0 && self.changes > 0,
+            "it did nothing: {self:?}"
+        );
+        Ok(())
+    }
+
     /// Adds a run on the same guest. Times stay those of the one with more changes: percentiles cannot be added.
     pub fn add(&mut self, other: Self) {
         if self.changes < other.changes {
@@ -77,6 +90,17 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_did_nothing_is_told_from_one_that_did() {
+        let mut run = Summary {
+            operations: 2,
+            ..Summary::default()
+        };
+        assert!(run.did_something().is_err());
+        run.changes = 1;
+        assert!(run.did_something().is_ok());
+    }
 
     #[test]
     fn numbers_are_added_and_times_are_of_the_longer_run() {

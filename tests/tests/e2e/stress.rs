@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
-use hotvisor_tests::stress::{ALL, Guest, Limits, Scenario};
+use hotvisor_tests::stress::{ALL, Guest, Limits, Scenario, Summary};
 
 /// The guest that the next test may have.
 static SHARED: Mutex<Option<(Kernel, Guest)>> = Mutex::new(None);
@@ -63,13 +63,15 @@ fn stressed(context: &Context, kernel: Kernel, scenario: &'static Scenario) -> R
     };
     let folder = tempfile::tempdir()?;
     let run = guest.stress(scenario, &limits, folder.path(), 1)?;
-    run.good().with_context(|| {
-        let said = fs::read_to_string(folder.path().join("1-said.txt")).unwrap_or_default();
-        let lines: Vec<&str> = said.lines().collect();
-        guest
-            .vm()
-            .evidence(lines[lines.len().saturating_sub(SHOWN)..].join("\n"))
-    })?;
+    run.good()
+        .and_then(Summary::did_something)
+        .with_context(|| {
+            let said = fs::read_to_string(folder.path().join("1-said.txt")).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().collect();
+            guest
+                .vm()
+                .evidence(lines[lines.len().saturating_sub(SHOWN)..].join("\n"))
+        })?;
     guest.at_work(scenario)?;
     guest.load(&Scenario::PLAIN)?;
     let last = short(kernel).last();

@@ -117,6 +117,7 @@ impl Cell {
 
     /// That there was enough of what the scenario is about.
     fn came_to_it(&self, wanted: &Wanted, verdict: &Verdict) -> Result<()> {
+        verdict.summary.did_something()?;
         let Summary {
             operations,
             outcomes,
