@@ -100,18 +100,23 @@ pub(crate) fn run(bytes: &[u8]) {
         assert!(drained + output.dropped() <= written);
     });
     if plain {
-        let rest = output.drain(|chunk| {
-            said.extend_from_slice(chunk);
-            Ok(chunk.len())
-        });
-        let all = said.len() as u64 + output.dropped();
-        assert!(
-            rest.is_ok() && all == sent.len() as u64,
-            "{all} of {sent:?}"
-        );
-        // Those that are dropped leave gaps.
-        assert!(output.dropped() > 0 || said == sent, "{said:?} of {sent:?}");
+        all_came(&output, said, &sent);
     }
+}
+
+/// All that was sent has come out, in order, or was dropped and counted.
+fn all_came(output: &Output, mut said: Vec<u8>, sent: &[u8]) {
+    let rest = output.drain(|chunk| {
+        said.extend_from_slice(chunk);
+        Ok(chunk.len())
+    });
+    let all = said.len() as u64 + output.dropped();
+    assert!(
+        rest.is_ok() && all == sent.len() as u64,
+        "{all} of {sent:?}"
+    );
+    // Those that are dropped leave gaps.
+    assert!(output.dropped() > 0 || said == sent, "{said:?} of {sent:?}");
 }
 
 fn port(access: Access) -> u16 {

@@ -240,14 +240,12 @@ fn elf(file: &File, len: u64, asked: &str) -> Result<Format> {
             _ => {}
         }
     }
-    if !has_note {
-        return Err(no_pvh(asked));
-    }
-    if !has_part {
+    match (has_note, has_part) {
+        (false, _) => Err(no_pvh(asked)),
         // Nor does it end above 1 MiB, beneath which is what else a guest is given.
-        return Err(refuse("an ELF image with nothing to load".into()));
+        (true, false) => Err(refuse("an ELF image with nothing to load".into())),
+        (true, true) => Ok(Format::Elf { end, long_mode }),
     }
-    Ok(Format::Elf { end, long_mode })
 }
 
 fn bzimage(head: &[u8], len: u64, asked: &str) -> Result<Format> {
