@@ -24,8 +24,6 @@ use std::thread;
 /// What the process is to do, if it is one that does, and where.
 const DO: &str = "HOTVISOR_DO";
 const WHERE: &str = "HOTVISOR_WHERE";
-/// The abstract socket that somebody else listens at.
-const ABSTRACT: &str = "HOTVISOR_ABSTRACT";
 
 /// A folder with what a machine is made of.
 struct Place(PathBuf);
@@ -50,6 +48,12 @@ impl Place {
     }
 }
 
+/// The abstract socket that somebody else listens at: it is called as the folder is.
+fn somebody(folder: &Path) -> SocketAddr {
+    let name = folder.as_os_str().as_encoded_bytes();
+    SocketAddr::from_abstract_name(name).expect("an address")
+}
+
 /// Runs this program once more, for that.
 fn run(what: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
@@ -59,13 +63,10 @@ fn run(what: &str) -> Output {
     for name in ["kernel", "serial", "images/other", "api/api.sock", "secret"] {
         fs::write(folder.path().join(name), name).expect("a file");
     }
-    let name = folder.path().as_os_str();
-    let address = SocketAddr::from_abstract_name(name.as_encoded_bytes()).expect("an address");
-    let _somebody = UnixListener::bind_addr(&address).expect("a socket");
+    let _somebody = UnixListener::bind_addr(&somebody(folder.path())).expect("a socket");
     Command::new(env::current_exe().expect("this program"))
         .args(["--exact", "the_one_that_does", "--nocapture"])
         .env(DO, what)
-        .env(ABSTRACT, name)
         .env(WHERE, folder.path())
         .output()
         .expect("this program once more")
@@ -165,11 +166,11 @@ fn nothing_else(place: &Place) {
     denied(fs::create_dir(place.at("output/new")));
     denied(Command::new("/bin/true").status());
     fs::hard_link(place.at("secret"), place.at("output/link")).expect_err("another folder");
-    nobody_else();
+    nobody_else(place);
 }
 
 /// Landlock knows TCP since Linux 6.7, and abstract sockets and signals since 6.12.
-fn nobody_else() {
+fn nobody_else(place: &Place) {
     let kernel = uname().expect("a kernel");
     let release = kernel.release().to_str().expect("a version");
     let mut numbers = release.split('.').map_while(|n| n.parse::<u32>().ok());
@@ -179,9 +180,7 @@ fn nobody_else() {
         denied(TcpStream::connect("127.0.0.1:1"));
     }
     if version >= (Some(6), Some(12)) {
-        let name = env::var_os(ABSTRACT).expect("a name");
-        let address = SocketAddr::from_abstract_name(name.as_encoded_bytes());
-        denied(UnixStream::connect_addr(&address.expect("an address")));
+        denied(UnixStream::connect_addr(&somebody(&place.0)));
         assert_eq!(kill(getppid(), None), Err(Errno::EPERM));
     }
 }
@@ -232,18 +231,16 @@ fn unknown(place: &Place) {
     File::create_new(place.at("new")).expect("any file");
     denied(fs::create_dir(place.at("output/new")));
     denied(Command::new("/bin/true").status());
-    nobody_else();
+    nobody_else(place);
     let usual = remedy(&io::ErrorKind::PermissionDenied.into(), "do this");
     assert_eq!(usual, "do this");
 }
 
 fn off(place: &Place) {
-    let name = env::var_os(ABSTRACT).expect("a name");
-    let address = SocketAddr::from_abstract_name(name.as_encoded_bytes());
-    UnixStream::connect_addr(&address.expect("an address")).expect("somebody listens");
-    kill(getppid(), None).expect("its own user's process");
     enforce(Landlock::Off, place.paths()).expect("nothing to do");
     confine(Role::Vmm).expect("nothing to do");
+    UnixStream::connect_addr(&somebody(&place.0)).expect("somebody listens");
+    kill(getppid(), None).expect("its own user's process");
     File::open(place.at("secret")).expect("any file");
     fs::create_dir(place.at("output/new")).expect("anything");
 }

@@ -132,7 +132,7 @@ fn told_initramfs(memory: &GuestMemoryMmap, entry: Entry) -> Option<(u64, u64)> 
     (found.1 > 0).then_some(found)
 }
 
-/// It is as long as it is, begins as it begins, and is neither where the guest is told of it nor among the tables.
+/// It has its size and its beginning, and is neither below 1 MiB nor among the tables.
 fn check_initramfs(
     memory: &GuestMemoryMmap,
     config: &VmConfig,
