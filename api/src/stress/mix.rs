@@ -149,6 +149,11 @@ impl Mix {
         self.0.iter().map(|(_, weight)| u64::from(*weight)).sum()
     }
 
+    /// Whether it is done at all.
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.0.iter().any(|(known, _)| *known == kind)
+    }
+
     /// The kind at which the weights, one after the other, pass `at`.
     pub(crate) fn pick(&self, mut at: u64) -> Kind {
         for (kind, weight) in &self.0 {

@@ -12,8 +12,8 @@ const MANY: u64 = 4;
 /// Requests in a boot.
 const STEADY: u64 = 40;
 
-/// Chooses vCPUs and moments. What it takes to be plugged is what would be so if every request were met; where one is not,
-/// a choice is now and then one that changes nothing.
+/// Chooses vCPUs and moments. What it takes to be plugged is what would be so if every request were met; of which that is
+/// not sure, it chooses last, so that few requests change nothing.
 #[derive(Debug)]
 pub(super) struct Chooser {
     /// Its sequence is part of the crate's promise.
@@ -21,6 +21,8 @@ pub(super) struct Chooser {
     max: u32,
     most: u32,
     planned: BTreeSet<u32>,
+    /// Those of which it is not sure whether they are plugged.
+    doubtful: BTreeSet<u32>,
     /// As many as there may be, whatever became of the requests.
     upper: u32,
     /// What is chosen now may come to nothing, or in another order.
@@ -39,6 +41,7 @@ impl Chooser {
             most: most.clamp(1, max),
             upper: count(&plugged),
             unsure: false,
+            doubtful: BTreeSet::new(),
             planned: plugged,
         }
     }
@@ -63,30 +66,64 @@ impl Chooser {
         Duration::from_micros(scale + self.below(scale))
     }
 
+    /// vCPUs but the boot CPU that are there, or that are not; those of which it is not sure where there is no other.
+    fn candidates(&self, there: bool) -> Vec<u32> {
+        let sure = |id: &u32| !self.doubtful.contains(id) && self.planned.contains(id) == there;
+        let sure: Vec<u32> = (1..self.max).filter(sure).collect();
+        match sure.is_empty() {
+            true => self.doubtful.iter().copied().collect(),
+            false => sure,
+        }
+    }
+
+    /// Whether there is any vCPU that might be plugged, or unplugged.
+    pub(super) fn can(&self, to: Target) -> bool {
+        !self.candidates(to == Target::Offline).is_empty()
+    }
+
     /// One of these, if there is any.
-    fn of(&mut self, from: impl Iterator<Item = u32> + Clone) -> Option<u32> {
-        let length = from.clone().count() as u64;
-        let at = usize::try_from(self.below(length)).unwrap_or(0);
-        from.clone().nth(at)
+    fn of(&mut self, from: &[u32]) -> Option<u32> {
+        let at = usize::try_from(self.below(from.len() as u64)).ok()?;
+        from.get(at).copied()
     }
 
     /// A vCPU that is there and not the boot CPU, or else one that is not there.
     pub(super) fn present(&mut self) -> u32 {
-        let planned = self.planned.clone();
-        match self.of(planned.iter().copied().filter(|id| *id != 0)) {
+        match self.of(&self.candidates(true)) {
             Some(id) => id,
             None => self.absent(),
         }
     }
 
     fn absent(&mut self) -> u32 {
-        let planned = self.planned.clone();
-        let free = (1..self.max).filter(|id| !planned.contains(id));
-        match self.of(free) {
+        match self.of(&self.candidates(false)) {
             Some(id) => id,
             // A machine of one vCPU has none but 0.
             None => (1 + self.below_u32(self.max.saturating_sub(1))).min(self.max - 1),
         }
+    }
+
+    /// One is asked for.
+    fn becomes(&mut self, id: u32, to: Target) {
+        match to {
+            Target::Online => self.planned.insert(id),
+            Target::Offline => self.planned.remove(&id),
+        };
+        match self.unsure {
+            true => self.doubtful.insert(id),
+            false => self.doubtful.remove(&id),
+        };
+    }
+
+    /// These are asked for: exactly, or as it guesses which.
+    fn become_these(&mut self, set: BTreeSet<u32>, exactly: bool) {
+        if exactly && !self.unsure {
+            self.doubtful.clear();
+        } else if self.unsure || !self.doubtful.is_empty() {
+            let changed = self.planned.symmetric_difference(&set);
+            self.doubtful.extend(changed.copied());
+        }
+        self.planned = set;
     }
 
     /// Whether a request for one more might be for one too many.
@@ -104,7 +141,7 @@ impl Chooser {
         if id == 0 {
             return self.idle();
         }
-        self.planned.remove(&id);
+        self.becomes(id, Target::Offline);
         Ask::One(id, Target::Offline)
     }
 
@@ -130,7 +167,7 @@ impl Chooser {
             }
             return self.exactly(set);
         }
-        self.planned.insert(id);
+        self.becomes(id, Target::Online);
         self.upper += 1;
         Ask::One(id, Target::Online)
     }
@@ -146,25 +183,27 @@ impl Chooser {
     fn exactly(&mut self, mut set: BTreeSet<u32>) -> Ask {
         set.insert(0);
         self.there_are(count(&set));
-        self.planned.clone_from(&set);
+        self.become_these(set.clone(), true);
         Ask::Set(set)
     }
 
-    fn times(&mut self, mut choose: impl FnMut(&mut Self) -> Ask) -> Vec<Ask> {
+    /// Once, or a few times where there is something to do so often.
+    fn times(&mut self, to: Target, mut choose: impl FnMut(&mut Self) -> Ask) -> Vec<Ask> {
+        let room = self.candidates(to == Target::Offline).len() as u64;
         let times = if self.one_in(3) {
             2 + self.below(MANY - 1)
         } else {
             1
         };
-        (0..times).map(|_| choose(self)).collect()
+        (0..times.min(room.max(1))).map(|_| choose(self)).collect()
     }
 
     pub(super) fn plugs(&mut self) -> Vec<Ask> {
-        self.times(Self::plug_one)
+        self.times(Target::Online, Self::plug_one)
     }
 
     pub(super) fn unplugs(&mut self) -> Vec<Ask> {
-        self.times(Self::unplug_one)
+        self.times(Target::Offline, Self::unplug_one)
     }
 
     pub(super) fn resize(&mut self) -> Ask {
@@ -174,20 +213,19 @@ impl Chooser {
             wanted = 1 + wanted % self.most;
         }
         // Which ones is the VMM's choice; this is a guess.
-        while count(&self.planned) > wanted
-            && let Some(last) = self.planned.pop_last()
+        let mut guess = self.planned.clone();
+        while count(&guess) > wanted
+            && let Some(last) = guess.pop_last()
         {
             if last == 0 {
-                self.planned.insert(0);
+                guess.insert(0);
                 break;
             }
         }
-        let free: Vec<_> = (1..self.max)
-            .filter(|id| !self.planned.contains(id))
-            .collect();
-        let missing = wanted.saturating_sub(count(&self.planned));
-        self.planned
-            .extend(free.iter().take(usize::try_from(missing).unwrap_or(0)));
+        let missing = wanted.saturating_sub(count(&guess));
+        let free: Vec<_> = (1..self.max).filter(|id| !guess.contains(id)).collect();
+        guess.extend(free.iter().take(usize::try_from(missing).unwrap_or(0)));
+        self.become_these(guess, false);
         self.there_are(wanted);
         Ask::Count(wanted)
     }
@@ -198,14 +236,25 @@ impl Chooser {
         for _ in 0..others {
             set.insert(self.below_u32(self.max));
         }
+        if set == self.planned && self.doubtful.is_empty() {
+            // Another one instead, or one fewer.
+            let id = self.absent();
+            if count(&set) > 1 {
+                set.pop_last();
+            }
+            if count(&set) < self.most {
+                set.insert(id);
+            }
+        }
         self.exactly(set)
     }
 
     /// Any one request.
     pub(super) fn any(&mut self) -> Ask {
         match self.below(6) {
-            0 | 1 => self.plug_one(),
-            2 | 3 => self.unplug_one(),
+            0 | 1 if self.can(Target::Online) => self.plug_one(),
+            0..=3 if self.can(Target::Offline) => self.unplug_one(),
+            0..=3 => self.plug_one(),
             4 => self.resize(),
             _ => self.set(),
         }
@@ -228,7 +277,7 @@ impl Chooser {
     /// A vCPU that the guest gives away.
     pub(super) fn eject(&mut self) -> u32 {
         let id = self.present();
-        self.planned.remove(&id);
+        self.becomes(id, Target::Offline);
         id
     }
 
@@ -257,12 +306,10 @@ impl Chooser {
             }
             asks.push(match to {
                 Target::Online if self.is_full() => self.resize(),
-                Target::Online => {
-                    self.upper += u32::from(self.planned.insert(id));
-                    Ask::One(id, to)
-                }
-                Target::Offline => {
-                    self.planned.remove(&id);
+                _ => {
+                    let more = to == Target::Online && !self.planned.contains(&id);
+                    self.upper += u32::from(more);
+                    self.becomes(id, to);
                     Ask::One(id, to)
                 }
             });

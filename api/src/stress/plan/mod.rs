@@ -8,6 +8,7 @@ mod tests;
 pub(crate) use ask::Ask;
 
 use super::mix::{Kind, Mix};
+use crate::wire::vcpus::Target;
 use choose::Chooser;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -102,6 +103,21 @@ impl Plan {
         }
     }
 
+    /// This kind of step, or the one that makes it possible again: where no vCPU is left, none can go.
+    fn possible(&self, kind: Kind) -> Kind {
+        let (to, instead) = match kind {
+            Kind::Plug => (Target::Online, Kind::Unplug),
+            Kind::Unplug | Kind::Offline | Kind::Refuse | Kind::Eject => {
+                (Target::Offline, Kind::Plug)
+            }
+            _ => return kind,
+        };
+        match !self.chooser.can(to) && self.mix.has(instead) {
+            true => instead,
+            false => kind,
+        }
+    }
+
     fn doing(&mut self, kind: Kind) -> Doing {
         let choose = &mut self.chooser;
         choose.unsure = matches!(
@@ -148,7 +164,7 @@ impl Iterator for Plan {
     fn next(&mut self) -> Option<Step> {
         self.number += 1;
         let at = self.chooser.below(self.mix.total());
-        let kind = self.mix.pick(at);
+        let kind = self.possible(self.mix.pick(at));
         Some(Step {
             number: self.number,
             kind,
