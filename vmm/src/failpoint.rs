@@ -59,8 +59,10 @@ mod armed {
     }
 
     points! {
-        /// `KVM_CREATE_VCPU`, and the mapping of its page.
+        /// `KVM_CREATE_VCPU`.
         CreateVcpu = "create-vcpu",
+        /// The mapping of a vCPU's page.
+        MapVcpu = "map-vcpu",
         /// `KVM_SET_CPUID2`.
         SetCpuid = "set-cpuid",
         /// `KVM_GET_MSRS`.
@@ -89,6 +91,14 @@ mod armed {
         SetMpState = "set-mp-state",
         /// `KVM_GET_MP_STATE` where it proves that the guest has started a vCPU.
         SeeStart = "see-start",
+        /// `KVM_GET_CLOCK`, as a pause begins and ends.
+        GetClock = "get-clock",
+        /// `KVM_SET_CLOCK`, as a pause ends.
+        SetClock = "set-clock",
+        /// `KVM_GET_DEVICE_ATTR`, for a time-stamp counter.
+        GetTscOffset = "get-tsc-offset",
+        /// `KVM_SET_DEVICE_ATTR`, for a time-stamp counter.
+        SetTscOffset = "set-tsc-offset",
         /// The signal that has a thread leave the guest.
         Kick = "kick",
         /// `KVM_SIGNAL_MSI`, by which the guest is told of anything.

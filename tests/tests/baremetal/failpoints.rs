@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use hotvisor_tests::harness::{Context, Test};
-use hotvisor_tests::vm::failpoints::{Failure, NEW, OTHERS, USED};
+use hotvisor_tests::vm::failpoints::{CLOCKS, Failure, NEW, OTHERS, USED};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
@@ -25,6 +26,11 @@ pub(crate) fn tests() -> Vec<Test> {
         test("failpoints::one_of_several", one_of_several),
         test("failpoints::a_kick_that_gets_lost", lost_kick),
         test("failpoints::no_kick_gets_through", no_kick),
+        test(
+            "failpoints::a_kick_that_gets_lost_at_the_end",
+            lost_kick_at_the_end,
+        ),
+        test("failpoints::a_clock_that_goes_on", clock_goes_on),
         test(
             "failpoints::a_start_that_is_not_seen_at_first",
             unseen_start,
@@ -126,7 +132,7 @@ fn covered(context: &Context) -> Result<()> {
         .map(String::as_str)
         .collect();
     let failures = NEW.iter().chain(&USED).map(|(point, ..)| *point);
-    let tried: BTreeSet<&str> = failures.chain(OTHERS).collect();
+    let tried: BTreeSet<&str> = failures.chain(CLOCKS).chain(OTHERS).collect();
     guest.ensure(there == tried, || {
         format!("there are {there:?}, and {tried:?} are tried")
     })?;
@@ -239,6 +245,51 @@ fn no_kick(context: &Context) -> Result<()> {
     guest.vm().fail("kick", "off")?;
     guest.expect_phase(1, "dormant")?;
     plug(&guest, 1, 2)?;
+    guest.power_off()
+}
+
+/// So also when all are to end, whatever comes then.
+fn lost_kick_at_the_end(context: &Context) -> Result<()> {
+    let guest = machine(context, 2, 2)?.boot()?;
+    for (number, order) in (1..).zip(["vm.reboot", "vm.shutdown"]) {
+        guest.start_cpu(1, 1)?;
+        guest.expect("ap 1 spin", "")?;
+        guest.vm().fail("kick", "5*return->off")?;
+        let asked = Instant::now();
+        guest.does(order)?;
+        // Far from the time after which the process would give up and end.
+        guest.ensure(asked.elapsed() < Duration::from_secs(5), || {
+            format!("{order} took {:?}", asked.elapsed())
+        })?;
+        let failed = guest.vm().failpoints()?["kick"]["failed"].as_u64();
+        guest.ensure(failed == Some(5 * number), || {
+            format!("{order}: kicks lost: {failed:?}")
+        })?;
+        if order == "vm.reboot" {
+            guest.wait_ready()?;
+        }
+    }
+    guest.does("vm.boot")?;
+    guest.wait_ready()?;
+    guest.power_off()
+}
+
+/// A pause is one all the same, and the next may stop it again.
+fn clock_goes_on(context: &Context) -> Result<()> {
+    let guest = machine(context, 2, 2)?.boot()?;
+    for point in CLOCKS {
+        guest.vm().fail(point, "1*return->off")?;
+        for _ in 0..2 {
+            guest.vm().api().pause()?;
+            guest.vm().api().resume()?;
+            guest.scan()?;
+        }
+    }
+    // Which of the others are asked for depends on what this host's KVM can do.
+    let failed = guest.vm().failpoints()?["get-clock"]["failed"].as_u64();
+    guest.ensure(failed == Some(1), || {
+        format!("get-clock failed {failed:?} times")
+    })?;
     guest.power_off()
 }
 

@@ -216,7 +216,9 @@ pub fn make_new(vcpu: &VcpuFd) -> Result<()> {
         ..kvm_msr_entry::default()
     }]);
     let pat = pat.map_err(|e| Error::bug("MSR list", format!("{e:?}")))?;
-    failpoint!(SetPat, vcpu.set_msrs(&pat)).map_err(|e| Error::kvm("set page attributes", e))?;
+    let count = failpoint!(SetPat, vcpu.set_msrs(&pat))
+        .map_err(|e| Error::kvm("set page attributes", e))?;
+    all_taken(&pat, count)?;
     set_msrs(vcpu)?;
     let waits = kvm_mp_state {
         mp_state: KVM_MP_STATE_UNINITIALIZED,
@@ -238,17 +240,25 @@ pub fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
     let failed = |e| Error::bug("MSR list", format!("{e:?}"));
     // KVM has bits of its own in this one.
     let mut present = Msrs::from_entries(&[entry(MSR_MISC_ENABLE, 0)]).map_err(failed)?;
-    failpoint!(GetMsrs, vcpu.get_msrs(&mut present)).map_err(|e| Error::kvm("get MSRs", e))?;
+    let count =
+        failpoint!(GetMsrs, vcpu.get_msrs(&mut present)).map_err(|e| Error::kvm("get MSRs", e))?;
+    all_taken(&present, count)?;
     let misc_enable = present.as_slice()[0].data | MISC_ENABLE_FAST_STRING;
     let wanted = [
         entry(MSR_MISC_ENABLE, misc_enable),
         entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
     ];
     let msrs = Msrs::from_entries(&wanted).map_err(failed)?;
-    match failpoint!(SetMsrs, vcpu.set_msrs(&msrs)).map_err(|e| Error::kvm("set MSRs", e))? {
-        n if n == wanted.len() => Ok(()),
-        n => Err(Error::host(
-            format!("MSR {:#x}", wanted[n].index),
+    let count = failpoint!(SetMsrs, vcpu.set_msrs(&msrs)).map_err(|e| Error::kvm("set MSRs", e))?;
+    all_taken(&msrs, count)
+}
+
+/// KVM stops at the first MSR that it does not take, and says how many it took.
+fn all_taken(msrs: &Msrs, count: usize) -> Result<()> {
+    match msrs.as_slice().get(count) {
+        None => Ok(()),
+        Some(refused) => Err(Error::host(
+            format!("MSR {:#x}", refused.index),
             "KVM does not take it",
             "see what this host's KVM can do with `hotvisor check`",
         )),

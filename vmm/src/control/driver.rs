@@ -186,7 +186,7 @@ impl Driver {
             Action::Nothing => {}
             Action::PressPowerButton => self.press_power_button(),
             Action::Hold => self.hold(),
-            Action::HoldAgain(vcpus) => self.machine().iter().for_each(|m| m.kick(&vcpus)),
+            Action::KickAgain(vcpus) => self.machine().iter().for_each(|m| m.kick(&vcpus)),
             Action::Paused => self.paused(),
             Action::Release(why) => self.release(&why),
             Action::Wait => self.wishes.wait(),

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long vCPU threads may take to hold.
 pub(super) const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause before threads that are to hold are kicked again.
+/// The pause before threads that are to hold or to end are kicked again.
 const REKICK: Duration = Duration::from_millis(50);
 
 /// The phase of a machine.
@@ -55,6 +55,8 @@ pub(super) enum Phase {
         left: BTreeSet<u32>,
         /// They have until then.
         by: Instant,
+        /// Then they are kicked again.
+        again: Instant,
     },
     /// It is over.
     Ended,
@@ -112,6 +114,15 @@ pub(super) enum Start {
     Held,
 }
 
+/// What threads that are to end have.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// The time until which they have to.
+    by: Instant,
+    /// When they are kicked again.
+    again: Instant,
+}
+
 /// What happens to a machine.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -143,7 +154,7 @@ pub(super) enum Action {
     /// Have every vCPU thread hold; who asked is answered when they do.
     Hold,
     /// Kick these vCPU threads again.
-    HoldAgain(BTreeSet<u32>),
+    KickAgain(BTreeSet<u32>),
     /// It is paused: stop its clock, and say so to who asked.
     Paused,
     /// Let the vCPU threads go, and its clock.
@@ -242,8 +253,10 @@ impl Phase {
     /// When [`Event::Tick`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Running(Course::Holding { by, again, .. }) => Some(*again.min(by)),
-            Self::Running(Course::PoweringOff { by }) | Self::Stopping { by, .. } => Some(*by),
+            Self::Running(Course::Holding { by, again, .. }) | Self::Stopping { by, again, .. } => {
+                Some(*again.min(by))
+            }
+            Self::Running(Course::PoweringOff { by }) => Some(*by),
             Self::Running(Course::Free | Course::Held)
             | Self::Vacant
             | Self::Created
@@ -258,7 +271,12 @@ impl Phase {
             Self::Vacant => rest::vacant(&event),
             Self::Created => rest::created(&event),
             Self::Running(course) => running(course, event, now, policy),
-            Self::Stopping { then, left, by } => stop::stopping(then, left, by, event, now),
+            Self::Stopping {
+                then,
+                left,
+                by,
+                again,
+            } => stop::stopping(then, left, Limits { by, again }, event, now),
             Self::Ended if event.is_wish() => (Self::Ended, Action::Refuse(No::Ending)),
             Self::Ended => (Self::Ended, Action::Nothing),
         }
@@ -284,6 +302,7 @@ fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phas
                 then,
                 left,
                 by: now + STOP_TIMEOUT,
+                again: now + REKICK,
             },
             Action::StopVcpus,
         )
@@ -409,7 +428,7 @@ fn wait_for_hold(course: Course, now: Instant) -> (Phase, Action) {
             Action::Release(Release::Late(left)),
         ),
         Course::Holding { left, by, again } if now >= again => {
-            let action = Action::HoldAgain(left.clone());
+            let action = Action::KickAgain(left.clone());
             let again = now + REKICK;
             (Phase::Running(Course::Holding { left, by, again }), action)
         }

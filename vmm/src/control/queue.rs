@@ -4,7 +4,7 @@ use crate::error::{Error, FILES, Result};
 use crate::hotplug::client::{Call, Calls};
 use crate::hotplug::machinery::Message;
 use crate::vcpu::{Exit, Reports, VcpuRef};
-use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice, What};
+use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice, Request, What};
 use hotvisor_devices::power::{PowerRequest, PowerSink};
 use hotvisor_devices::serial::SerialSink;
 use std::sync::Arc;
@@ -122,10 +122,14 @@ impl Queue {
     }
 }
 
-/// Whether a guest can say this as often as it likes. Reading a request and ejecting a CPU it can only do after
-/// the host has asked or plugged.
+/// Whether a guest can say this as often as it likes. It reads a request to eject, and ejects a CPU, only after the host has
+/// asked or plugged. A request to insert it can bring back by itself: who ejects a CPU before it has acknowledged it, and
+/// sees that it is gone, is shown it anew. What of that is not heard is made up for when the guest is told again.
 fn is_chatter(notice: &Notice) -> bool {
-    matches!(notice.what, What::Status { .. })
+    matches!(
+        notice.what,
+        What::Status { .. } | What::SeenEmpty | What::Read(Request::Insert)
+    )
 }
 
 impl Post {
@@ -225,7 +229,6 @@ impl SerialSink for Post {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotvisor_devices::cpu_hotplug::Request;
 
     #[test]
     fn a_guest_that_talks_all_the_time_is_cut_short_and_what_matters_gets_through() {
@@ -242,7 +245,9 @@ mod tests {
             source: 3,
             status: 0x84,
         };
-        (0..10 * CHATTER).for_each(|_| say(status));
+        for chatter in [What::SeenEmpty, What::Read(Request::Insert), status] {
+            (0..4 * CHATTER).for_each(|_| say(chatter));
+        }
         say(What::Read(Request::Eject));
         let taken = || std::iter::repeat_with(|| queue.take()).take_while(|t| !t.is_empty());
         assert_eq!(taken().flatten().count(), CHATTER + 1);

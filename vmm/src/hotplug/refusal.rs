@@ -15,10 +15,11 @@ pub use hotvisor_devices::cpu_hotplug::INSERT_IN_PROGRESS;
 /// Status of an ejection: it goes on.
 pub const EJECT_IN_PROGRESS: u32 = 0x84;
 
-/// Whether a source is about an ejection.
+/// Whether a source is about an ejection that the host has asked for. An answer to the guest's own says nothing of that: both
+/// may be under way at once.
 #[must_use]
-pub fn is_ejection(source: u32) -> bool {
-    matches!(source, EJECT_REQUEST | OSPM_EJECT)
+pub fn answers_the_host(source: u32) -> bool {
+    source == EJECT_REQUEST
 }
 
 /// Whether a source is about an insertion.
@@ -67,6 +68,6 @@ mod tests {
             .map(ejection)
             .into();
         assert_eq!(said.len(), 9);
-        assert!(is_ejection(3) && is_ejection(0x103) && !is_ejection(1));
+        assert!(answers_the_host(3) && !answers_the_host(OSPM_EJECT) && !answers_the_host(1));
     }
 }

@@ -124,7 +124,7 @@ impl Slot {
     /// The guest has evaluated `_OST`: its last word, if it is about what is under way.
     pub(super) fn heard(&mut self, source: u32, status: u32) {
         let about = match source {
-            _ if refusal::is_ejection(source) => Target::Offline,
+            _ if refusal::answers_the_host(source) => Target::Offline,
             _ if refusal::is_insertion(source) => Target::Online,
             _ => return,
         };

@@ -166,10 +166,8 @@ impl Vm {
     /// # Errors
     /// [`Error::Host`] where this KVM has no such clock.
     pub fn clock(&self) -> Result<ClockReading> {
-        let data = self
-            .fd
-            .get_clock()
-            .map_err(|e| Error::kvm("get clock", e))?;
+        let data =
+            failpoint!(GetClock, self.fd.get_clock()).map_err(|e| Error::kvm("get clock", e))?;
         let host_tsc = data.flags & KVM_CLOCK_HOST_TSC != 0;
         Ok(ClockReading {
             ns: data.clock,
@@ -187,9 +185,7 @@ impl Vm {
             clock: reading.ns,
             ..kvm_clock_data::default()
         };
-        self.fd
-            .set_clock(&data)
-            .map_err(|e| Error::kvm("set clock", e))
+        failpoint!(SetClock, self.fd.set_clock(&data)).map_err(|e| Error::kvm("set clock", e))
     }
 
     /// The guest's memory.

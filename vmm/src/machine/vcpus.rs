@@ -10,12 +10,13 @@ use crate::failpoint::failpoint;
 use crate::hotplug::view::ThreadView;
 use crate::kvm::Vm;
 use crate::tally::Tally;
-use crate::vcpu::{Handle, PATIENCE, Reports, Spec, Tsc, VcpuRef};
+use crate::vcpu::{Handle, Made, PATIENCE, Reports, Spec, VcpuRef};
 use kvm_bindings::CpuId;
 use kvm_ioctls::VcpuFd;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::warn;
 use vm_device::device_manager::IoManager;
 
 /// What all vCPUs of a machine are made from.
@@ -54,6 +55,8 @@ impl Model {
 enum Body {
     /// Nothing.
     Nothing,
+    /// KVM has it, and there is nothing to run it by.
+    Made(Made),
     /// KVM has it, and no thread runs it.
     Idle(VcpuFd, State),
     /// It has a thread.
@@ -70,7 +73,7 @@ impl Body {
     fn handle(&self) -> Option<&Handle> {
         match self {
             Self::Thread(handle) | Self::Ending { handle, .. } => Some(handle),
-            Self::Nothing | Self::Idle(..) => None,
+            Self::Nothing | Self::Made(_) | Self::Idle(..) => None,
         }
     }
 }
@@ -90,9 +93,9 @@ enum State {
 pub(super) struct Vcpus {
     // Threads first: they use the rest.
     bodies: Vec<Body>,
-    /// The time-stamp counters of those that KVM has.
-    counters: Vec<Tsc>,
-    /// How fast those count.
+    /// Those that KVM has, but for one that was not opened yet.
+    made: Vec<Made>,
+    /// How fast their time-stamp counters count.
     tsc_khz: Option<u32>,
     /// The run that each was last told of.
     runs: Vec<u64>,
@@ -105,7 +108,7 @@ impl Vcpus {
     pub(super) fn new(model: Model, max: u32) -> Self {
         Self {
             bodies: (0..max).map(|_| Body::Nothing).collect(),
-            counters: Vec::new(),
+            made: Vec::new(),
             tsc_khz: None,
             runs: vec![0; max as usize],
             pause: None,
@@ -131,14 +134,18 @@ impl Vcpus {
     /// failure leaves is kept: KVM makes each vCPU once.
     fn create(&mut self, id: u32) -> Result<()> {
         let body = &mut self.bodies[id as usize];
+        let vm = self.model.vm.fd();
         if let Body::Nothing = body {
-            let fd = failpoint!(CreateVcpu, self.model.vm.fd().create_vcpu(id.into()));
-            let fd = fd.map_err(|e| Error::kvm(&format!("create vCPU {id}"), e))?;
-            *body = Body::Idle(fd, State::Raw);
+            *body = Body::Made(Made::new(vm, id)?);
+        }
+        if let Body::Made(made) = body {
+            let raw = Body::Idle(made.open(vm)?, State::Raw);
+            if let Body::Made(made) = std::mem::replace(body, raw) {
+                self.made.push(made);
+            }
         }
         if let Body::Idle(fd, state @ State::Raw) = body {
             self.model.configure(id, fd)?;
-            self.counters.push(Tsc::of(fd)?);
             // All alike; a host whose own is not steady does not say it.
             self.tsc_khz = self.tsc_khz.or(fd.get_tsc_khz().ok());
             *state = State::New;
@@ -204,7 +211,7 @@ impl Vcpus {
                 *next = None;
                 self.model.reports.parked(self.model.vcpu(id), run);
             }
-            Body::Nothing | Body::Idle(..) => {
+            Body::Nothing | Body::Made(_) | Body::Idle(..) => {
                 self.model.reports.parked(self.model.vcpu(id), run);
             }
         }
@@ -251,7 +258,7 @@ impl Vcpus {
                 tid: handle.tid(),
                 running: handle.is_running(),
             }),
-            Body::Nothing | Body::Idle(..) | Body::Ending { .. } => None,
+            Body::Nothing | Body::Made(_) | Body::Idle(..) | Body::Ending { .. } => None,
         }
     }
 
@@ -291,9 +298,21 @@ impl Vcpus {
 
     /// Puts all of their time-stamp counters back by so many ticks, also of those that the guest does not have: KVM
     /// gives those that it makes later the counter of the others, and derives the guest's clock from the TSC only as
-    /// long as all are alike. No thread is in the guest.
+    /// long as all are alike. No thread is in the guest. All or none: where one cannot be, those before it are put forward
+    /// again.
     pub(super) fn put_back(&self, ticks: u64) -> Result<()> {
-        self.counters.iter().try_for_each(|tsc| tsc.put_back(ticks))
+        for (done, vcpu) in self.made.iter().enumerate() {
+            let Err(error) = vcpu.put_back(ticks) else {
+                continue;
+            };
+            for before in &self.made[..done] {
+                if let Err(error) = before.put_forward(ticks) {
+                    warn!("the guest's CPUs have different times now: {error}");
+                }
+            }
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Lets every thread go on.

@@ -19,7 +19,12 @@ use std::ptr::{addr_of_mut, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, register_signal_handler};
+
+/// A classic signal: pending once, however often it was sent. Real-time ones queue, and a thread that takes none, because it
+/// is stopped or stuck in the kernel, would fill the queue of all processes of this user (`RLIMIT_SIGPENDING`), after
+/// which no vCPU of theirs could be kicked. A classic one is pending also where nothing is left to queue it with.
+const KICK: libc::c_int = libc::SIGUSR1;
 
 thread_local! {
     /// The thread's `kvm_run` page while it is armed. A constant initialiser and no destructor: the signal
@@ -45,7 +50,7 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 pub fn install() -> Result<()> {
     static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
     INSTALLED
-        .get_or_init(|| register_signal_handler(SIGRTMIN(), on_kick).map_err(|e| e.errno()))
+        .get_or_init(|| register_signal_handler(KICK, on_kick).map_err(|e| e.errno()))
         .map_err(|errno| {
             let found = std::io::Error::from_raw_os_error(errno);
             Error::bug("handler of the kick signal", found)
@@ -118,5 +123,5 @@ impl Drop for Known {
 /// Kicks a thread. One that has ended already is not bothered.
 pub fn kick<T>(thread: &JoinHandle<T>) {
     // The number is valid, and a thread that was not joined can be signalled.
-    let _ = failpoint!(Kick, thread.kill(SIGRTMIN()));
+    let _ = failpoint!(Kick, thread.kill(KICK));
 }

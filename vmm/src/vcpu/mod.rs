@@ -1,4 +1,4 @@
-//! vCPU threads: one named thread each, which alone touches its vCPU's descriptor; but for its [`Tsc`], while the
+//! vCPU threads: one named thread each, which alone touches its vCPU's descriptor; but for its [`Made`], while the
 //! machine is paused.
 //!
 //! A thread is born parked and told what to do through its [`Handle`]; what becomes of it, it reports
@@ -11,16 +11,16 @@ mod handle;
 #[cfg(feature = "loom")]
 mod interleaved;
 pub mod kick;
+mod made;
 mod orders;
 mod raw;
 mod registers;
 mod run;
-mod tsc;
 
 pub(crate) use handle::PATIENCE;
 pub use handle::{Handle, Spec};
+pub use made::Made;
 pub use registers::Registers;
-pub use tsc::Tsc;
 
 use crate::error::Error;
 use std::fmt;

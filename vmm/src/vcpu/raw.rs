@@ -8,12 +8,13 @@ use kvm_bindings::{
     KVM_EXIT_INTERNAL_ERROR, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr,
     kvm_run,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Error as Errno, VcpuFd, VmFd};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
+use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
 
+ioctl_io_nr!(KVM_CREATE_VCPU, KVMIO, 0x41);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
@@ -28,11 +29,21 @@ pub(super) fn internal_error(run: &kvm_run) -> Option<(u32, Vec<u64>)> {
     Some((internal.suberror, internal.data[..count].to_vec()))
 }
 
-/// A second descriptor of a vCPU, for what another thread than its own may do to it.
-pub(super) fn duplicate(vcpu: &VcpuFd) -> io::Result<OwnedFd> {
-    // SAFETY: the descriptor is open as long as `vcpu` is, which is borrowed for longer than this.
-    let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
-    fd.try_clone_to_owned()
+/// Has KVM make a vCPU, which it does once for each id, and gives its descriptor.
+pub(super) fn create(vm: &VmFd, id: u32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the argument is a number, and the kernel touches none of our memory.
+    let fd = unsafe { ioctl_with_val(vm, KVM_CREATE_VCPU(), id.into()) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the kernel has just opened it, for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Maps the page of the vCPU whose descriptor this is, which is closed where that fails.
+pub(super) fn map(vm: &VmFd, vcpu: OwnedFd) -> Result<VcpuFd, Errno> {
+    // SAFETY: it is the descriptor of a vCPU of this VM, and nobody else's.
+    unsafe { vm.create_vcpu_from_rawfd(vcpu.into_raw_fd()) }
 }
 
 /// What KVM adds to the host's TSC for this vCPU (Linux, Documentation/virt/kvm/devices/vcpu.rst, section 4.1).

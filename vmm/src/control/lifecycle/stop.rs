@@ -5,10 +5,19 @@ use super::*;
 pub(super) fn stopping(
     then: Then,
     mut left: BTreeSet<u32>,
-    by: Instant,
+    Limits { by, again }: Limits,
     event: Event,
     now: Instant,
 ) -> (Phase, Action) {
+    let stay = |then, left, again, action| {
+        let phase = Phase::Stopping {
+            then,
+            left,
+            by,
+            again,
+        };
+        (phase, action)
+    };
     match event {
         Event::VcpuEnded(id, end) => {
             left.remove(&id);
@@ -20,7 +29,7 @@ pub(super) fn stopping(
             if left.is_empty() {
                 return finish(then);
             }
-            (Phase::Stopping { then, left, by }, Action::Nothing)
+            stay(then, left, again, Action::Nothing)
         }
         Event::Tick if now >= by => {
             let names: Vec<String> = left.iter().map(|id| format!("vcpu-{id}")).collect();
@@ -29,17 +38,18 @@ pub(super) fn stopping(
             let error = Error::host("stopping the machine", found, "see the host's kernel log");
             finish(Then::End(End::Failed(error)))
         }
+        Event::Tick if now >= again => {
+            let late = Action::KickAgain(left.clone());
+            stay(then, left, now + REKICK, late)
+        }
         // A thread that held ends all the same.
         Event::Off | Event::Reset | Event::Holds(_) | Event::NotDone | Event::Tick => {
-            (Phase::Stopping { then, left, by }, Action::Nothing)
+            stay(then, left, again, Action::Nothing)
         }
-        Event::Terminate(signal) => {
-            let then = terminate(then, signal);
-            (Phase::Stopping { then, left, by }, Action::Nothing)
-        }
+        Event::Terminate(signal) => stay(terminate(then, signal), left, again, Action::Nothing),
         Event::Asked(Wish::Pause | Wish::Resume) => {
             let (then, action) = pause_of_the_next(then, &event);
-            (Phase::Stopping { then, left, by }, action)
+            stay(then, left, again, action)
         }
         Event::Asked(
             Wish::Create
@@ -51,7 +61,7 @@ pub(super) fn stopping(
             | Wish::Quit,
         ) => {
             let (then, action) = wish(then, &event);
-            (Phase::Stopping { then, left, by }, action)
+            stay(then, left, again, action)
         }
     }
 }

@@ -189,14 +189,24 @@ fn a_fault_or_a_signal_during_a_restart_ends_the_machine() {
 }
 
 #[test]
-fn a_vcpu_that_does_not_end_is_named() {
+fn a_vcpu_that_does_not_end_is_kicked_again_and_in_the_end_named() {
     let mut play = Play::new(policy(3, OnReset::Restart));
     let _ = play.event(Event::Off);
     let _ = play.event(Event::VcpuEnded(1, None));
-    play.pass_deadline();
-    let Action::Finish(end) = play.event(Event::Tick) else {
-        panic!("not over")
+    let begin = play.now;
+    let mut kicks = 0;
+    let end = loop {
+        play.pass_deadline();
+        match play.event(Event::Tick) {
+            Action::KickAgain(left) => {
+                assert_eq!(left, [0, 2].into());
+                kicks += 1;
+            }
+            Action::Finish(end) => break end,
+            action => panic!("{action:?}"),
+        }
     };
+    assert!(kicks > 10 && play.now == begin + STOP_TIMEOUT);
     assert_eq!(
         (
             end.code(),

@@ -56,8 +56,9 @@ const UNANSWERED_INSERT: &str =
 /// Why a no to an insertion is not the end of it.
 pub(super) const TOLD_AGAIN: &str =
     "the guest says no, and was told of it again since: the answer to that counts";
-const NOT_ONLINE: &str = "the guest has the CPU and nobody in it has brought it online: it needs a udev rule \
-                          or an agent, or `echo 1 > /sys/devices/system/cpu/cpuN/online`; it stays plugged";
+const NOT_ONLINE: &str = "the guest has acknowledged the CPU and not brought it online: nobody in it does (it needs a udev \
+                          rule or an agent, or `echo 1 > /sys/devices/system/cpu/cpuN/online`), or its kernel has no \
+                          room for it (nr_cpus=, maxcpus= or possible_cpus=; see its kernel log); it stays plugged";
 
 pub(super) fn announced(read: bool, event: Event) -> Change {
     let here = Phase::Announced { read };

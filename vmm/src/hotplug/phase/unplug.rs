@@ -66,7 +66,7 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             to(here(was, At::Read), [], "the guest has read the request")
         }
         (Event::Status { source, status }, At::Read | At::Begun)
-            if refusal::is_ejection(source) =>
+            if refusal::answers_the_host(source) =>
         {
             guest_answer(was, source, status, |reason| back(was.into(), reason))
         }
@@ -158,7 +158,7 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
     let here = |was| Phase::Overdue { was };
     match event {
         Event::Ejected => ejected(),
-        Event::Status { source, status } if refusal::is_ejection(source) => match status {
+        Event::Status { source, status } if refusal::answers_the_host(source) => match status {
             refusal::EJECT_IN_PROGRESS => to(here(was), [], "the guest is still at it"),
             _ => {
                 let change = to(was.into(), [Action::RevokeEject], "the guest says no, late");

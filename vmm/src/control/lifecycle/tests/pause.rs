@@ -70,7 +70,7 @@ fn a_vcpu_that_does_not_hold_is_kicked_again_and_in_the_end_named() {
     let late = loop {
         play.pass_deadline();
         match play.event(Event::Tick) {
-            Action::HoldAgain(left) => {
+            Action::KickAgain(left) => {
                 assert_eq!(left, [1, 2].into());
                 kicks += 1;
             }

@@ -64,6 +64,8 @@ struct World {
     /// The vCPUs whose threads there are.
     threads: BTreeSet<u32>,
     fails: bool,
+    /// Threads were kicked again.
+    kicked: bool,
     asked: Vec<(Wish, Answer)>,
 }
 
@@ -76,6 +78,7 @@ impl World {
             wishes: Wishes::default(),
             threads: BTreeSet::new(),
             fails: false,
+            kicked: false,
             asked: Vec::new(),
         }
     }
@@ -101,7 +104,8 @@ impl World {
     /// As the driver does.
     fn act(&mut self, action: Action) {
         match action {
-            Action::Nothing | Action::HoldAgain(_) => {}
+            Action::Nothing => {}
+            Action::KickAgain(_) => self.kicked = true,
             Action::PressPowerButton | Action::Agree => self.wishes.done(Ok(())),
             Action::Hold => drop(self.wishes.begin_pause()),
             Action::Paused => self.wishes.paused(),
@@ -156,7 +160,8 @@ impl World {
             }
             Step::Obey(id) => self.obey(id),
             Step::Late => {
-                if self.phase().deadline().is_some() {
+                self.kicked = true;
+                while std::mem::take(&mut self.kicked) && self.phase().deadline().is_some() {
                     self.play.pass_deadline();
                     self.happens(Event::Tick);
                 }
