@@ -171,7 +171,13 @@ struct Page {
 
 impl Page {
     fn create(path: PathBuf) -> Result<Self, Failure> {
-        match File::create(&path) {
+        // What an earlier run has written stays until there is something to put in its place.
+        let file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(&path);
+        match file {
             Ok(file) => Ok(Self { path, file }),
             Err(e) => {
                 let asked = format!("--report {}", path.display());
@@ -182,7 +188,8 @@ impl Page {
     }
 
     fn write(mut self, record: &Record) {
-        if let Err(e) = self.file.write_all(html(record).as_bytes()) {
+        let written = self.file.set_len(0);
+        if let Err(e) = written.and_then(|()| self.file.write_all(html(record).as_bytes())) {
             say(&format_args!("the report {}: {e}", self.path.display()));
         }
     }
@@ -194,8 +201,9 @@ async fn stress(
     report: Option<PathBuf>,
     json: bool,
 ) -> Result<Exit, Failure> {
-    let run = Run::open(client, options).await?;
+    // Before anything is done in the guest.
     let page = report.map(Page::create).transpose()?;
+    let run = Run::open(client, options).await?;
     say(&format_args!("stress: {}", run.said()));
     let mut shown = Shown::new();
     let (record, end) = run.run(|record| shown.show(record)).await;

@@ -17,22 +17,61 @@ pub(crate) struct Record {
     pub(crate) elapsed: Duration,
     /// vCPUs that the machine can have.
     pub(crate) max: u32,
-    /// Whether the guest could be asked.
-    pub(crate) guest: bool,
+    /// What could be looked at.
+    pub(crate) seen: Seen,
+    /// What has the same steps come again, but for the seed and the mix: options, and what was plugged.
+    pub(crate) with: String,
     pub(crate) steps: Vec<StepDone>,
     pub(crate) changes: Vec<ChangeDone>,
     /// Operations of the API that this run began.
     pub(crate) operations: u64,
+    /// Those of them for which there was nothing to change.
+    pub(crate) idle: u64,
     /// Answers of the API that were a no: `409 paused`.
     pub(crate) answers: BTreeMap<String, u64>,
     /// What the guest's kernel complained of.
     pub(crate) warnings: Vec<String>,
+    /// What else it complained of, and how often: what was to be passed over.
+    pub(crate) tolerated: BTreeMap<String, u64>,
     pub(crate) contradiction: Option<Finding>,
     /// Where the VM did not answer any more, or was gone.
     pub(crate) lost: Option<Finding>,
 }
 
+/// What could be looked at beside the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The guest answers.
+    pub(crate) guest: bool,
+    /// Its kernel's messages may be read.
+    pub(crate) log: bool,
+    /// The threads of the VM's process may be seen.
+    pub(crate) host: bool,
+}
+
 impl Record {
+    /// Of a run that begins now.
+    pub(crate) fn begin(seed: u64, mix: String, max: u32, with: String, seen: Seen) -> Self {
+        Self {
+            seed,
+            mix,
+            started_at: SystemTime::now(),
+            elapsed: Duration::ZERO,
+            max,
+            seen,
+            with,
+            steps: Vec::new(),
+            changes: Vec::new(),
+            operations: 0,
+            idle: 0,
+            answers: BTreeMap::new(),
+            warnings: Vec::new(),
+            tolerated: BTreeMap::new(),
+            contradiction: None,
+            lost: None,
+        }
+    }
+
     /// What ended the run before its time, and what that is called.
     pub(crate) fn finding(&self) -> Option<(&'static str, &Finding)> {
         let contradiction = self.contradiction.as_ref();
@@ -72,10 +111,20 @@ pub(crate) struct ChangeDone {
     pub(crate) to: Target,
     pub(crate) code: Code,
     pub(crate) ost: Option<[u32; 2]>,
-    pub(crate) total: Duration,
-    /// The phases of its timeline, in order; none where nothing was changed.
-    pub(crate) phases: Vec<(Cow<'static, str>, Duration)>,
+    /// Its timeline; none where nothing was changed, or a later change has taken its place.
+    pub(crate) took: Option<Took>,
 }
+
+/// How long a change took.
+#[derive(Clone, Debug)]
+pub(crate) struct Took {
+    pub(crate) total: Duration,
+    /// Its phases, in order.
+    pub(crate) phases: Box<[(Phase, Duration)]>,
+}
+
+/// The name of a phase.
+pub(crate) type Phase = Cow<'static, str>;
 
 /// A step that was the last one, and what there was to see then.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! What a run came to, in a few lines, as JSON, and in one line while it goes on.
 
-use super::record::{ChangeDone, Finding, Record};
+use super::record::{ChangeDone, Finding, Record, Took};
 use crate::cli::text;
 use crate::wire::operations::Code;
 use crate::wire::vcpus::Target;
@@ -86,17 +86,23 @@ impl Record {
             .sum()
     }
 
+    /// Changes that were made, in one direction, and have a time of their own: when each ended, and how long it took.
+    pub(super) fn timed(&self, to: Target) -> impl Iterator<Item = (Duration, &Took)> + Clone {
+        self.made(to)
+            .filter_map(|change| Some((change.at, change.took.as_ref()?)))
+    }
+
     pub(super) fn latency(&self, to: Target) -> Times {
-        Times::of(self.made(to).map(|change| change.total))
+        Times::of(self.timed(to).map(|(_, took)| took.total))
     }
 
     /// How long each phase took, in the order in which they come.
     pub(super) fn phases(&self, to: Target) -> Vec<(&str, Times)> {
         let mut order: Vec<&str> = Vec::new();
         let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-        for change in self.made(to) {
+        for (_, took) in self.timed(to) {
             let mut before = 0;
-            for (phase, time) in &change.phases {
+            for (phase, time) in &took.phases {
                 match order.iter().position(|known| *known == phase) {
                     Some(at) => before = at + 1,
                     // One that not all have stands where the first that has it has it.
@@ -201,7 +207,9 @@ pub(crate) fn json(record: &Record) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "mix": record.mix,
         "steps": record.steps.len(),
+        "with": record.with,
         "operations": record.operations,
+        "idle": record.idle,
         "changes": record.changed(),
         "seconds": record.elapsed.as_secs_f64(),
         "outcomes": record.outcomes(),
@@ -209,8 +217,11 @@ pub(crate) fn json(record: &Record) -> Value {
         "answers": record.answers,
         "latency": latency,
         "phases": phases,
-        "guest": record.guest,
+        "guest": record.seen.guest,
+        "kernel_log": record.seen.log,
+        "host": record.seen.host,
         "kernel_warnings": record.warnings.len(),
+        "tolerated": record.tolerated,
         "contradiction": record.contradiction.as_ref().map(finding),
         "lost": record.lost.as_ref().map(finding),
     })
@@ -218,9 +229,11 @@ pub(crate) fn json(record: &Record) -> Value {
 
 /// The summary in lines.
 pub(crate) fn text(record: &Record) -> String {
-    let Record { seed, mix, .. } = record;
+    let Record {
+        seed, mix, with, ..
+    } = record;
     let mut summary = format!(
-        "seed {seed}, mix {mix}\n{} in {}: {} ({:.1}/s), {} of vCPUs ({:.1}/s)\n\n",
+        "seed {seed}, mix {mix}, {with}\n{} in {}: {} ({:.1}/s), {} of vCPUs ({:.1}/s)\n",
         counted(record.steps.len() as u64, "step"),
         span(record.elapsed),
         counted(record.operations, "operation"),
@@ -228,6 +241,13 @@ pub(crate) fn text(record: &Record) -> String {
         counted(record.changed() as u64, "change"),
         record.rate(record.changed() as u64),
     );
+    if record.idle > 0 {
+        summary += &format!(
+            "{} had nothing to change\n",
+            counted(record.idle, "operation")
+        );
+    }
+    summary.push('\n');
     summary += &text::table(
         ["", "count", "p50", "p90", "p99", "max"],
         &latencies(record),
@@ -241,11 +261,10 @@ pub(crate) fn text(record: &Record) -> String {
     for (name, list) in counts.iter().filter(|(_, list)| !list.is_empty()) {
         summary += &format!("{name}: {list}\n");
     }
-    summary += &match (record.guest, record.warnings.len() as u64) {
-        (false, 0) => "the guest was not asked\n".to_owned(),
-        (_, 0) => "no kernel message to complain of\n".to_owned(),
-        (_, warnings) => format!("{} of the guest's kernel\n", counted(warnings, "complaint")),
-    };
+    summary += &complaints(record);
+    if !record.seen.host {
+        summary += "the threads of the VM were not compared\n";
+    }
     match record.finding() {
         None => summary + "no contradiction\n",
         Some((name, found)) => {
@@ -254,6 +273,20 @@ pub(crate) fn text(record: &Record) -> String {
             summary + &format!("{name} in step {step} ({asked}):\n  {what}\n")
         }
     }
+}
+
+/// What the guest's kernel complained of, where that could be seen.
+fn complaints(record: &Record) -> String {
+    let mut said = match (record.seen.log, record.warnings.len() as u64) {
+        (false, 0) if !record.seen.guest => "the guest was not asked\n".to_owned(),
+        (false, 0) => "the messages of the guest's kernel were not read\n".to_owned(),
+        (_, 0) => "no kernel message to complain of\n".to_owned(),
+        (_, warnings) => format!("{} of the guest's kernel\n", counted(warnings, "complaint")),
+    };
+    if !record.tolerated.is_empty() {
+        said += &format!("passed over: {}\n", list(&record.tolerated));
+    }
+    said
 }
 
 /// A row for each direction, with its phases below it.

@@ -58,6 +58,8 @@ pub struct Run {
     pub summary: Option<Summary>,
     /// How many programs were killed meanwhile.
     pub killed: u64,
+    /// One of them that ended by itself.
+    pub client: Option<anyhow::Error>,
 }
 
 impl Guest {
@@ -214,10 +216,16 @@ impl Guest {
             ))
         })?;
         let text = fs::read_to_string(file("summary.json"))?;
+        // What was found comes first: a VM that is gone ends them all.
+        let (killed, client) = match killed.transpose() {
+            Ok(killed) => (killed.unwrap_or(0), None),
+            Err(error) => (0, Some(error)),
+        };
         Ok(Run {
             code: status.code(),
             summary: serde_json::from_str(&text).ok(),
-            killed: killed.transpose()?.unwrap_or(0),
+            killed,
+            client,
         })
     }
 
@@ -329,6 +337,9 @@ impl Run {
             "the guest's kernel complained {} times",
             summary.kernel_warnings
         );
+        if let Some(error) = &self.client {
+            anyhow::bail!("{error:#}");
+        }
         Ok(summary)
     }
 }
@@ -358,6 +369,7 @@ mod tests {
             code: Some(0),
             summary: Some(Summary::default()),
             killed: 0,
+            client: None,
         };
         assert!(run.good().is_ok());
         run.code = Some(6);

@@ -16,6 +16,8 @@ pub struct Summary {
     pub steps: u64,
     /// How many operations of the API.
     pub operations: u64,
+    /// How many of those had nothing to change.
+    pub idle: u64,
     /// How many of their parts changed something.
     pub changes: u64,
     /// How long it took.
@@ -28,6 +30,12 @@ pub struct Summary {
     pub latency: BTreeMap<String, Latency>,
     /// What the guest's kernel complained of.
     pub kernel_warnings: u64,
+    /// What else it complained of that was to be passed over, and how often.
+    pub tolerated: BTreeMap<String, u64>,
+    /// Whether the messages of the guest's kernel were read.
+    pub kernel_log: bool,
+    /// Whether the threads of the VM were compared.
+    pub host: bool,
     /// What did not agree.
     pub contradiction: Option<Contradiction>,
 }
@@ -53,14 +61,40 @@ pub struct Contradiction {
 }
 
 impl Summary {
-    /// Fails unless something was done. A run that only makes up for another's few operations need not change anything.
+    /// Operations that had something to change.
+    #[must_use]
+    pub fn at_work(&self) -> u64 {
+        self.operations.saturating_sub(self.idle)
+    }
+
+    /// Fails unless something was done, and looked at. A run that only makes up for another's few operations need not change
+    /// anything.
     ///
     /// # Errors
-    /// No vCPU was changed by any operation.
-    pub fn did_something(&self) -> Result<()> {
+    /// No vCPU was changed by any operation, or something could not be seen.
+    pub fn did_something(&self, linux: bool) -> Result<()> {
         ensure!(
-            self.operations > 0 && self.changes > 0,
+            self.at_work() > 0 && self.changes > 0,
             "it did nothing: {self:?}"
+        );
+        ensure!(
+            self.host && (self.kernel_log || !linux),
+            "it could not look at everything: {self:?}"
+        );
+        Ok(())
+    }
+
+    /// Fails unless the guest has refused as a scheduler does that has promised the CPU's time.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn was_refused_by_the_kernel(&self) -> Result<()> {
+        let count = self.refusals.get("3,0x82").copied().unwrap_or_default();
+        ensure!(
+            count > 0,
+            "the guest's kernel has refused nothing of what was asked {} times: {:?}",
+            self.operations,
+            self.refusals
         );
         Ok(())
     }
@@ -72,11 +106,15 @@ impl Summary {
         }
         self.steps += other.steps;
         self.operations += other.operations;
+        self.idle += other.idle;
+        self.kernel_log &= other.kernel_log;
+        self.host &= other.host;
         self.changes += other.changes;
         self.seconds += other.seconds;
         for (sum, more) in [
             (&mut self.outcomes, other.outcomes),
             (&mut self.refusals, other.refusals),
+            (&mut self.tolerated, other.tolerated),
         ] {
             for (name, number) in more {
                 *sum.entry(name).or_default() += number;
@@ -95,11 +133,16 @@ mod tests {
     fn a_run_that_did_nothing_is_told_from_one_that_did() {
         let mut run = Summary {
             operations: 2,
+            idle: 1,
+            host: true,
             ..Summary::default()
         };
-        assert!(run.did_something().is_err());
+        assert!(run.did_something(false).is_err());
         run.changes = 1;
-        assert!(run.did_something().is_ok());
+        assert!(run.did_something(false).is_ok());
+        assert!(run.did_something(true).is_err(), "its log was not read");
+        run.idle = 2;
+        assert!(run.did_something(false).is_err());
     }
 
     #[test]

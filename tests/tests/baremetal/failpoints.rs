@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::guest::{Guest, Machine, test};
 use crate::hotplug::guest::{Hotplug, INSERT, plug, unplug};
+use crate::lifecycle::Commands;
 use crate::served;
 
 pub(crate) fn tests() -> Vec<Test> {

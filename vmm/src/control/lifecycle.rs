@@ -211,6 +211,8 @@ pub(super) enum No {
     Stopped,
     /// It is being stopped.
     Stopping,
+    /// It is being stopped, and forgotten then.
+    Deleting,
 }
 
 /// What does not change over a machine's life.

@@ -182,5 +182,10 @@ fn refusal(asked: &str, no: No) -> Refused {
             "the machine is being stopped",
             "wait until it has stopped, and boot it",
         )),
+        No::Deleting => Refused::Stopped(Problem::new(
+            asked,
+            "the machine is being deleted",
+            "wait until it is gone, and create one",
+        )),
     }
 }

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
-/// Events that are kept to be shown.
+/// Events that are kept to be shown at least, and those of one step at most.
 const SHOWN: usize = 80;
+const STEP_SHOWN: usize = 4000;
 
 /// The stream, and what it has told.
 #[derive(Debug)]
@@ -33,8 +34,12 @@ pub(crate) struct Story {
     /// Operations that have ended since the machine was first looked at.
     pub(crate) ended: u64,
     shown: VecDeque<String>,
+    /// How many of those are of the step that is under way.
+    of_step: usize,
+    /// The vCPUs of the operations of the step that was last looked at.
+    last_step: BTreeSet<u32>,
     found: Vec<String>,
-    /// The machine's state has changed, so that the vCPUs may be those of another.
+    /// There is another machine, or none.
     another: bool,
 }
 
@@ -52,6 +57,7 @@ impl Story {
             self.phases.insert(vcpu.id, vcpu.phase.to_string());
             self.generations.insert(vcpu.id, vcpu.generation);
         }
+        self.of_step = 0;
         self.another = false;
     }
 
@@ -62,7 +68,8 @@ impl Story {
         if frame.data.is_empty() {
             return;
         }
-        if self.shown.len() == SHOWN {
+        self.of_step = (self.of_step + 1).min(STEP_SHOWN);
+        while self.shown.len() >= SHOWN.max(self.of_step) {
             self.shown.pop_front();
         }
         self.shown
@@ -75,8 +82,8 @@ impl Story {
             "phase" => serde_json::from_str(&frame.data).map(|event| self.phase(&event)),
             "operation" => serde_json::from_str(&frame.data).map(|event| self.operation(event)),
             "machine" => serde_json::from_str(&frame.data).map(|event: MachineEvent| {
-                // A pause is of the same machine.
-                self.another |= !matches!(&*event.state, "running" | "pausing" | "paused");
+                // One that pauses or starts again goes on with its vCPUs.
+                self.another |= matches!(&*event.state, "none" | "created");
             }),
             kind => {
                 self.found
@@ -136,10 +143,23 @@ impl Story {
         ended.iter().all(over) && vcpus.vcpus.iter().all(same)
     }
 
+    /// Where the events tell of an operation's end otherwise than the API's answer does.
+    pub(crate) fn check_end(&mut self, told: &Operation) {
+        match self.operations.get(&told.id) {
+            Some(heard) if heard != told => self.found.push(format!(
+                "operation {} ended by the events as {heard:?}, and by the API as {told:?}",
+                told.id
+            )),
+            _ => {}
+        }
+    }
+
     /// What is wrong with operations that are not among `ours`; none but an eject of the guest's by itself, where `ejects`
     /// allows it.
     pub(crate) fn check_strangers(&mut self, ours: &BTreeSet<u64>, ejects: bool) -> Vec<u64> {
         let operations = std::mem::take(&mut self.operations);
+        let parts = operations.values().flat_map(|o| &o.vcpus);
+        self.last_step = parts.map(|part| part.id).collect();
         let mut strangers = Vec::new();
         for (id, operation) in operations {
             if ours.contains(&id) {
@@ -187,6 +207,15 @@ impl Story {
         heard
             .filter(|operation| operation.ended_at.is_some())
             .cloned()
+    }
+
+    /// The vCPUs of the operations that were heard of since strangers were last looked for, and those that were started.
+    pub(crate) fn touched(&self) -> BTreeSet<u32> {
+        let parts = self.operations.values().flat_map(|o| &o.vcpus);
+        let parts = parts.map(|part| part.id);
+        let started = self.starts.keys().copied();
+        let before = self.last_step.iter().copied();
+        parts.chain(started).chain(before).collect()
     }
 
     /// The last of them.
@@ -319,6 +348,43 @@ mod tests {
         assert_eq!(story.take_found(), Vec::<String>::new());
         assert_eq!(story.take_starts(), BTreeMap::from([(1, 1)]));
         assert_eq!(story.lines().len(), 2);
+    }
+
+    #[test]
+    fn an_operation_ends_in_the_same_way_for_all() {
+        let data = r#"{"at":"x","operation":{"id":17,"kind":"vcpu","desired":null,"state":"succeeded","vcpus":[],"created_at":"x","ended_at":"y"}}"#;
+        let mut story = story(&[frame(5, "operation", data)]);
+        let mut told = story.ended(17).unwrap();
+        story.check_end(&told);
+        assert_eq!(story.take_found(), Vec::<String>::new());
+        told.state = crate::wire::operations::State::Refused;
+        story.check_end(&told);
+        assert!(
+            story
+                .take_found()
+                .join("")
+                .contains("operation 17 ended by the events")
+        );
+    }
+
+    #[test]
+    fn all_events_of_a_step_are_shown_and_some_before() {
+        let mut story = Story::default();
+        let hear = |story: &mut Story, from: u64, count: u64| {
+            (from..from + count).for_each(|id| {
+                story.hear(&frame(
+                    id,
+                    "machine",
+                    "{\"at\":\"x\",\"state\":\"running\"}",
+                ))
+            });
+        };
+        hear(&mut story, 1, 300);
+        assert_eq!(story.lines().len(), 300);
+        story.adopt(&crate::stress::model::tests::vcpus(&["online"]));
+        hear(&mut story, 301, 10);
+        assert_eq!(story.lines().len(), SHOWN);
+        assert!(story.lines().iter().any(|line| line.starts_with("231 ")));
     }
 
     #[test]

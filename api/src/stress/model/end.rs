@@ -47,6 +47,17 @@ impl Model {
                     ));
                 }
             }
+            // A yes is that at least one part was taken back there and then.
+            let taken_back = |part: &Part| {
+                let code = part.outcome.as_ref().map(|outcome| outcome.code);
+                code == Some(Code::Cancelled)
+            };
+            if one.cancelled && !ended.vcpus.iter().any(taken_back) {
+                found.push(format!(
+                    "operation {} (`{}`) was taken back by its answer, and no vCPU of it was",
+                    ended.id, one.ask
+                ));
+            }
             let worst = worst.unwrap_or(0);
             if ended.ended_at.is_none() || worst != state_severity(ended.state) {
                 found.push(format!(

@@ -244,7 +244,7 @@ impl Model {
             }
         }
         check_counts(vcpus, found);
-        if let Some(desired) = self.desired(told, with, vcpus)
+        if let Some(desired) = self.desired(told, vcpus)
             && vcpus.desired != desired
         {
             let says = vcpus.desired;
@@ -254,8 +254,9 @@ impl Model {
         }
     }
 
-    /// How many were asked for last, where that is known: it stays so also where it was not to be had.
-    fn desired(&self, told: &[Told], with: With, vcpus: &Vcpus) -> Option<u32> {
+    /// How many were asked for last, where that is known: it stays so also where it was not to be had, where the guest gives
+    /// one away by itself, and where it starts again.
+    fn desired(&self, told: &[Told], vcpus: &Vcpus) -> Option<u32> {
         let made = |told: &Told| {
             let parts = &mut told.ended.vcpus.iter();
             parts.all(|part| {
@@ -266,7 +267,6 @@ impl Model {
         let wanted = vcpus.vcpus.iter().filter(|v| v.target == Target::Online);
         let wanted = u32::try_from(wanted.count()).ok();
         match told.last().map(|told| &told.ask) {
-            _ if with.reboot || with.ejected.is_some() => None,
             None => Some(self.desired),
             Some(Ask::Count(count)) => Some(*count),
             Some(Ask::Set(set)) => u32::try_from(set.len()).ok(),

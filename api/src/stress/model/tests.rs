@@ -413,9 +413,24 @@ fn what_the_guest_ejects_is_gone() {
         Vec::new(),
         &["online", "online", "dormant", "absent", "dormant"],
     );
+    // It was not asked for.
+    case.now.desired = 3;
     says(&case.found(), "vCPU 4 is dormant");
     case.with = with;
     assert_eq!(case.found(), "");
+    says(
+        &case.change(|case| case.now.desired = 2),
+        "desired is 2, and 3 were asked for last",
+    );
+}
+
+#[test]
+fn a_cancelled_operation_has_a_part_that_was_cancelled() {
+    let found = Case::unplug().change(|case| case.told[0].cancelled = true);
+    says(
+        &found,
+        "was taken back by its answer, and no vCPU of it was",
+    );
 }
 
 /// A machine that has started again has what was wanted of it, whatever its guest has started of that so far.

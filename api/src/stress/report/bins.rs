@@ -1,6 +1,6 @@
 //! A run's changes, put together so that a picture of them has a size that does not depend on how many there were.
 
-use super::super::record::ChangeDone;
+use super::super::record::Took;
 use super::super::summary::{Times, us};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) struct Point {
 
 /// Stretches of the run in which something ended, each equally long. `phases` are those that are wanted, in order.
 pub(super) fn over_time<'a>(
-    changes: impl Iterator<Item = &'a ChangeDone> + Clone,
+    changes: impl Iterator<Item = (Duration, &'a Took)> + Clone,
     elapsed: Duration,
     phases: &[&str],
 ) -> Vec<Point> {
@@ -33,16 +33,16 @@ pub(super) fn over_time<'a>(
         .unwrap_or(POINTS)
         .clamp(1, POINTS);
     let each = elapsed.as_secs_f64() / f64::from(points);
-    let mut stretches: Vec<Vec<&ChangeDone>> = (0..points).map(|_| Vec::new()).collect();
+    let mut stretches: Vec<Vec<&Took>> = (0..points).map(|_| Vec::new()).collect();
     let last = stretches.len() - 1;
-    for change in changes {
-        let at = whole(change.at.as_secs_f64() / each).min(last);
-        stretches[at].push(change);
+    for (at, took) in changes {
+        let at = whole(at.as_secs_f64() / each).min(last);
+        stretches[at].push(took);
     }
     let middles = (0..points).map(|point| (f64::from(point) + 0.5) * each);
-    let point = |(at, changes): (f64, &Vec<&ChangeDone>)| Point {
+    let point = |(at, changes): (f64, &Vec<&Took>)| Point {
         at,
-        times: Times::of(changes.iter().map(|change| change.total)),
+        times: Times::of(changes.iter().map(|took| took.total)),
         phases: phases.iter().map(|phase| mean(changes, phase)).collect(),
     };
     let seen = middles
@@ -52,8 +52,8 @@ pub(super) fn over_time<'a>(
 }
 
 /// Microseconds that a phase takes; those that do not have it count as none.
-fn mean(changes: &[&ChangeDone], phase: &str) -> f64 {
-    let all = changes.iter().flat_map(|change| &change.phases);
+fn mean(changes: &[&Took], phase: &str) -> f64 {
+    let all = changes.iter().flat_map(|took| &took.phases);
     let of_phase = all.filter(|(name, _)| name == phase);
     let sum: f64 = of_phase.map(|(_, time)| micros(*time)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a place on a picture")]
@@ -83,12 +83,12 @@ pub(super) struct Bar {
 }
 
 /// How many took how long, in bars that are equally wide on a logarithmic scale.
-pub(super) fn histogram<'a>(changes: impl Iterator<Item = &'a ChangeDone>) -> Vec<Bar> {
+pub(super) fn histogram<'a>(changes: impl Iterator<Item = &'a Took>) -> Vec<Bar> {
     let edge = |bar: i32| 10_f64.powf(f64::from(bar) / f64::from(BARS));
     let mut bars: std::collections::BTreeMap<i32, u32> = Default::default();
-    for change in changes {
+    for took in changes {
         // A time of none stands with the shortest that there is.
-        let time = us(change.total).max(1);
+        let time = us(took.total).max(1);
         #[expect(clippy::cast_precision_loss, reason = "a place on a picture")]
         let bar = (time as f64).log10() * f64::from(BARS);
         #[expect(clippy::cast_possible_truncation, reason = "a logarithm")]
@@ -110,15 +110,22 @@ pub(super) fn histogram<'a>(changes: impl Iterator<Item = &'a ChangeDone>) -> Ve
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::record::ChangeDone;
     use super::super::super::summary::tests::{change, record};
     use super::*;
     use crate::wire::operations::Code;
     use crate::wire::vcpus::Target;
 
+    fn timed(changes: &[ChangeDone]) -> impl Iterator<Item = (Duration, &Took)> + Clone {
+        changes
+            .iter()
+            .filter_map(|change| Some((change.at, change.took.as_ref()?)))
+    }
+
     #[test]
     fn every_change_is_in_one_stretch() {
         let record = record();
-        let plugs = record.made(Target::Online);
+        let plugs = record.timed(Target::Online);
         let points = over_time(plugs, record.elapsed, &["starting", "announced", "plugged"]);
         assert_eq!(points.len(), 11, "some with nothing in them are left out");
         let count: u64 = points.iter().map(|point| point.times.count).sum();
@@ -131,25 +138,31 @@ mod tests {
                 .all(|pair| pair[0].times.p50 < pair[1].times.p50)
         );
         let sum: f64 = points[0].phases.iter().sum();
-        let mean = Times::of(record.made(Target::Online).take(9).map(|c| c.total)).p50;
+        let mean = Times::of(
+            record
+                .timed(Target::Online)
+                .take(9)
+                .map(|(_, took)| took.total),
+        )
+        .p50;
         assert!((sum - mean as f64).abs() < 1000.0, "{sum} {mean}");
     }
 
     #[test]
     fn nothing_and_no_time_are_no_trouble() {
-        assert_eq!(over_time([].iter(), Duration::ZERO, &["a"]), []);
+        assert_eq!(over_time([].into_iter(), Duration::ZERO, &["a"]), []);
         let one = [change(5000, Target::Online, Code::Succeeded, 3)];
-        let points = over_time(one.iter(), Duration::ZERO, &[]);
+        let points = over_time(timed(&one), Duration::ZERO, &[]);
         assert_eq!(points.len(), 1);
         assert!(points[0].at.is_finite());
-        assert_eq!(histogram([].iter()), []);
+        assert_eq!(histogram([].into_iter()), []);
     }
 
     #[test]
     fn a_histogram_has_all_of_them() {
         let times = [0, 1, 10, 10, 100, 1000, 30_000];
         let changes = times.map(|ms| change(0, Target::Online, Code::Succeeded, ms));
-        let bars = histogram(changes.iter());
+        let bars = histogram(timed(&changes).map(|(_, took)| took));
         assert_eq!(bars.iter().map(|bar| bar.count).sum::<u32>(), 7);
         for time in [1e3, 1e4, 1e5, 1e6] {
             let bar = bars

@@ -65,6 +65,7 @@ fn head(record: &Record) -> Markup {
         }
         dl.facts {
             (fact("operations", &number(record.operations)))
+            (fact("of them idle", &number(record.idle)))
             (fact("operations/s", &format!("{:.1}", record.rate(record.operations))))
             (fact("changes of vCPUs", &number(record.changed() as u64)))
             @for (to, name) in DIRECTIONS {
@@ -72,7 +73,7 @@ fn head(record: &Record) -> Markup {
                 (fact(&format!("{name}: p50"), &median))
                 (fact(&format!("{name}: p99"), &tail))
             }
-            (fact("kernel complaints", &match (record.guest, record.warnings.len() as u64) {
+            (fact("kernel complaints", &match (record.seen.log, record.warnings.len() as u64) {
                 (false, 0) => "not seen".to_owned(),
                 (_, warnings) => number(warnings),
             }))
@@ -83,7 +84,13 @@ fn head(record: &Record) -> Markup {
             dt { "began" } dd { (moment(record.started_at).split('.').next().unwrap_or_default().replace('T', " ")) " UTC" }
             dt { "took" } dd { (seconds) }
             dt { "vCPUs" } dd { "up to " (record.max) }
-            dt { "guest" } dd { @if record.guest { "asked after each step" } @else { "not asked: API and host only" } }
+            dt { "with" } dd { (record.with) }
+            dt { "guest" } dd { @if record.seen.guest { "asked after each step" } @else { "not asked" } }
+            dt { "host" } dd { @if record.seen.host { "threads compared after each step" } @else { "threads not compared" } }
+            @if !record.tolerated.is_empty() {
+                dt { "passed over" }
+                dd { @for (text, count) in &record.tolerated { (text) ": " (number(*count)) " " } }
+            }
             dt { "version" } dd { "hotvisor " (env!("CARGO_PKG_VERSION")) }
         }
     }
@@ -151,9 +158,9 @@ fn direction(record: &Record, to: Target, name: &str) -> Markup {
     let phases = record.phases(to);
     let names: Vec<&str> = phases.iter().map(|(phase, _)| *phase).collect();
     let colours = Colour::of_phases(&names);
-    let made = record.made(to);
-    let points = bins::over_time(made.clone(), record.elapsed, &names);
-    let bars = bins::histogram(made);
+    let timed = record.timed(to);
+    let points = bins::over_time(timed.clone(), record.elapsed, &names);
+    let bars = bins::histogram(timed.map(|(_, took)| took));
     let heading = match to {
         Target::Online => "Plugs",
         Target::Offline => "Unplugs",

@@ -351,7 +351,7 @@ mod tests {
     fn phases_stand_one_upon_the_other() {
         let record = record();
         let names = ["starting", "announced", "plugged"];
-        let points = bins::over_time(record.made(Target::Online), record.elapsed, &names);
+        let points = bins::over_time(record.timed(Target::Online), record.elapsed, &names);
         let svg = phases(&points, &Colour::of_phases(&names), record.elapsed);
         assert_eq!(svg.matches("<polygon").count(), 3, "{svg}");
     }

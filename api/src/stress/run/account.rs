@@ -2,9 +2,10 @@
 
 use super::{Run, Stop};
 use crate::stress::model::Told;
-use crate::stress::record::ChangeDone;
+use crate::stress::record::{ChangeDone, Phase, Took};
 use crate::wire::operations::{Code, Operation, Part};
 use crate::wire::vcpus::{Target, Timeline, VcpuDetail};
+use hotvisor_vmm::hotplug::phase as machine;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -12,19 +13,28 @@ fn moment(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
-/// From its acceptance to its end.
-fn whole(operation: &Operation) -> Duration {
-    let ended = operation.ended_at.as_deref().and_then(moment);
-    let times = ended.zip(moment(&operation.created_at));
-    times
-        .and_then(|(ended, created)| ended.duration_since(created).ok())
-        .unwrap_or_default()
+/// A phase by its name, without a copy of it for each change.
+fn known(phase: &Phase) -> Phase {
+    let known = machine::Phase::STAGES.iter().find(|name| *name == phase);
+    known.map_or_else(|| phase.clone(), |name| Phase::Borrowed(name))
+}
+
+fn took(timeline: &Timeline) -> Took {
+    let micros = Duration::from_micros;
+    let phases = timeline.phases.iter();
+    Took {
+        total: micros(timeline.total_us),
+        phases: phases
+            .map(|step| (known(&step.phase), micros(step.us)))
+            .collect(),
+    }
 }
 
 impl Run {
     pub(super) async fn account(&mut self, told: &[Told]) -> Result<(), Stop> {
         let mut details: BTreeMap<u32, VcpuDetail> = BTreeMap::new();
         for told in told {
+            self.record.idle += u64::from(told.ended.vcpus.is_empty());
             for part in &told.ended.vcpus {
                 let made = part
                     .outcome
@@ -57,21 +67,12 @@ impl Run {
         // A later change the same way has taken its place, or an earlier one did the work of this.
         let same = |timeline: &&Timeline| timeline.operation == operation.id;
         let timeline = timeline.filter(same);
-        let micros = Duration::from_micros;
         Some(ChangeDone {
             at: at.unwrap_or_default(),
             to: part.to,
             code: outcome.code,
             ost: outcome.ost,
-            total: timeline.map_or_else(|| whole(operation), |timeline| micros(timeline.total_us)),
-            phases: timeline
-                .map(|timeline| {
-                    let steps = timeline.phases.iter();
-                    steps
-                        .map(|step| (step.phase.clone(), micros(step.us)))
-                        .collect()
-                })
-                .unwrap_or_default(),
+            took: timeline.map(took),
         })
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio::try_join;
 
 /// How often something is asked for while a guest boots.
@@ -359,6 +359,8 @@ impl Run {
         };
         let steadily = async {
             let mut ticks = interval(STEADILY);
+            // Not many at once after an answer that took long.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for ask in asks.iter().cycle() {
                 ticks.tick().await;
                 // Only here: who is asked has an answer that must be heard.

@@ -94,7 +94,12 @@ impl Run {
         found.guest_console = (!console.is_empty()).then_some(console);
         // Where the step did not get as far as its look.
         found.what.extend(self.complaints());
-        for id in named(&found.what).into_iter().take(TIMELINES) {
+        let mut about = named(&found.what);
+        if about.is_empty() {
+            // Then it may be any of those that something was done about.
+            about = self.stream.story().touched();
+        }
+        for id in about.into_iter().take(TIMELINES) {
             if let Some(detail) = detail(&mut self.client, id).await {
                 found.timelines.extend(timelines(&detail));
             }

@@ -35,6 +35,7 @@ impl Run {
         let ejects =
             with.ejected.is_some() || with.busy.is_some() || self.options.allowed.timed_out;
         let story = self.stream.story();
+        told.iter().for_each(|told| story.check_end(&told.ended));
         let strangers = story.check_strangers(&ours, ejects);
         let starts = story.take_starts();
         let mut found = story.take_found();
@@ -115,10 +116,14 @@ impl Run {
     pub(super) fn complaints(&mut self) -> Vec<String> {
         let tolerate = &self.options.tolerate;
         let first = |said: &String| said.lines().next().unwrap_or_default().to_owned();
-        let new = self.guest.warnings().into_iter();
-        // Not by what is in a stack: a task that hangs in what is tolerated is another matter.
-        let new = new.filter(|said| !tolerate.iter().any(|text| first(said).contains(text)));
-        let new: Vec<String> = new.collect();
+        let mut new = Vec::new();
+        for said in self.guest.warnings() {
+            // Not by what is in a stack: a task that hangs in what is tolerated is another matter.
+            match tolerate.iter().find(|text| first(&said).contains(*text)) {
+                Some(text) => *self.record.tolerated.entry(text.clone()).or_default() += 1,
+                None => new.push(said),
+            }
+        }
         self.record.warnings.extend(new.iter().cloned());
         new.iter()
             .map(|said| format!("the guest's kernel complains: {}", first(said)))

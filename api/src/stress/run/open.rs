@@ -8,14 +8,14 @@ use crate::stress::guest::{Channel, Guest};
 use crate::stress::mix::{Kind, Mix};
 use crate::stress::model::{self, Allowed, Model};
 use crate::stress::plan::Plan;
-use crate::stress::record::Record;
+use crate::stress::record::{Record, Seen};
 use crate::wire::machine::{Ping, SerialMode, VmInfo, VmState};
 use crate::wire::operations::Operations;
 use crate::wire::vcpus::Vcpus;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Connections for changes beside the first.
 const MORE: usize = 2;
@@ -87,21 +87,13 @@ impl Run {
         }
         let host = seen(ping.pid, vcpus.max, options.say);
         let plan = Plan::new(options.seed, mix.clone(), vcpus.max, most, plugged.clone());
-        let record = Record {
-            seed: options.seed,
-            mix: mix.to_string(),
-            started_at: SystemTime::now(),
-            elapsed: Duration::ZERO,
-            max: vcpus.max,
+        let seen = Seen {
             guest: guest.answers(),
-            steps: Vec::new(),
-            changes: Vec::new(),
-            operations: 0,
-            answers: BTreeMap::new(),
-            warnings: Vec::new(),
-            contradiction: None,
-            lost: None,
+            log: guest.answers() && guest.offers().log || options.channel.console.is_some(),
+            host: host.is_some(),
         };
+        let with = with(&options, most, &plugged);
+        let record = Record::begin(options.seed, mix.to_string(), vcpus.max, with, seen);
         Ok(Self {
             model,
             stream: Stream::begin(stream, Story::begin(&vcpus)),
@@ -127,6 +119,33 @@ impl Run {
         let Record { seed, mix, .. } = &self.record;
         format!("seed {seed}, mix {mix}")
     }
+}
+
+/// What the steps and what is no contradiction depend on, beside the seed and the mix: as options, and what was there.
+fn with(options: &Options, most: u32, plugged: &BTreeSet<u32>) -> String {
+    let Allowed {
+        refused,
+        timed_out,
+        failed,
+    } = options.allowed;
+    let allowed = [
+        (refused, "refused"),
+        (timed_out, "timed_out"),
+        (failed, "failed"),
+    ];
+    let allowed: Vec<&str> = allowed
+        .iter()
+        .filter_map(|(is, name)| is.then_some(*name))
+        .collect();
+    let mut with = format!("--most {most} --timeout {}", options.timeout.as_secs_f64());
+    if !options.ours {
+        with += " --guest-online theirs";
+    }
+    if !allowed.is_empty() {
+        with += &format!(" --allow {}", allowed.join(","));
+    }
+    let ids: Vec<String> = plugged.iter().map(u32::to_string).collect();
+    format!("{with}, from the vCPUs {}", ids.join(","))
 }
 
 /// The VM's process, where its threads may be seen.

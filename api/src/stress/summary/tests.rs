@@ -1,5 +1,5 @@
 use super::super::mix::Kind;
-use super::super::record::{Finding, StepDone};
+use super::super::record::{Finding, Seen, StepDone};
 use super::*;
 use std::time::SystemTime;
 
@@ -21,11 +21,10 @@ pub(in super::super) fn change(at: u64, to: Target, code: Code, ms: u64) -> Chan
         to,
         code,
         ost: (code == Code::Refused).then_some([3, 0x82]),
-        total: millis(ms),
-        phases: match code {
-            Code::Succeeded => phases.iter().map(part).collect(),
-            _ => Vec::new(),
-        },
+        took: (code == Code::Succeeded).then(|| Took {
+            total: millis(ms),
+            phases: phases.iter().map(part).collect(),
+        }),
     }
 }
 
@@ -53,12 +52,19 @@ pub(in super::super) fn record() -> Record {
         started_at: SystemTime::UNIX_EPOCH,
         elapsed: Duration::from_secs(100),
         max: 8,
-        guest: true,
+        seen: Seen {
+            guest: true,
+            log: true,
+            host: true,
+        },
+        with: "--guest-online ours".to_owned(),
         steps: (1..=120).map(step).collect(),
         changes,
         operations: 1500,
+        idle: 17,
         answers: [("409 paused".to_owned(), 7)].into(),
         warnings: Vec::new(),
+        tolerated: BTreeMap::new(),
         contradiction: None,
         lost: None,
     }
@@ -116,7 +122,10 @@ fn the_document_has_its_keys_and_numbers() {
         json!({"count": 100, "p50_us": 50_000, "p90_us": 90_000, "p99_us": 99_000, "max_us": 100_000})
     );
     assert_eq!(json["phases"]["unplug"]["notifying.begun"]["p50_us"], 9500);
-    assert_eq!(json["guest"], true);
+    assert_eq!(json["idle"], 17);
+    for seen in ["guest", "kernel_log", "host"] {
+        assert_eq!(json[seen], true);
+    }
     assert_eq!(json["kernel_warnings"], 0);
     assert!(json["contradiction"].is_null());
 }
@@ -139,7 +148,8 @@ fn a_contradiction_is_in_the_document_and_in_the_lines() {
 fn the_lines_say_it_all() {
     let text = text(&record());
     for part in [
-        "seed 42, mix plug=4,unplug=4,cancel=1\n",
+        "seed 42, mix plug=4,unplug=4,cancel=1, --guest-online ours\n",
+        "\n17 operations had nothing to change\n",
         "120 steps in 1m 40s: 1,500 operations (15.0/s), 110 changes of vCPUs (1.1/s)\n",
         "\nplug               100    50.0 ms  90.0 ms  99.0 ms  100 ms\n  starting",
         "\nunplug             10     10.0 ms",
@@ -154,6 +164,26 @@ fn the_lines_say_it_all() {
     }
 }
 
+/// What was not looked at is not taken for good.
+#[test]
+fn what_was_not_seen_is_said() {
+    let mut record = record();
+    record.seen.log = false;
+    record.tolerated = [("affine_move_task".to_owned(), 3)].into();
+    let said = text(&record);
+    for part in [
+        "kernel were not read\n",
+        "passed over: affine_move_task 3\n",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    assert!(!said.contains("no kernel message"), "{said}");
+    // A change whose timeline is lost is counted, and has no time.
+    record.changes[0].took = None;
+    assert_eq!(record.changed(), 110);
+    assert_eq!(record.latency(Target::Online).count, 99);
+}
+
 #[test]
 fn progress_is_one_line() {
     assert_eq!(
@@ -166,16 +196,23 @@ fn progress_is_one_line() {
 fn a_run_of_nothing_has_no_figures() {
     let empty = Record {
         elapsed: Duration::ZERO,
-        guest: false,
+        seen: Seen {
+            guest: false,
+            log: false,
+            host: false,
+        },
         steps: Vec::new(),
         changes: Vec::new(),
         operations: 0,
+        idle: 0,
         answers: BTreeMap::new(),
         ..record()
     };
     let text = text(&empty);
     assert!(
-        text.contains("0 operations (0.0/s)") && text.contains("not asked"),
+        text.contains("0 operations (0.0/s)")
+            && text.contains("not asked")
+            && text.contains("threads of the VM were not compared"),
         "{text}"
     );
     assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
@@ -187,7 +224,10 @@ fn a_run_of_nothing_has_no_figures() {
 fn a_phase_that_few_have_stands_where_it_comes() {
     let mut record = record();
     let phase = ("syncing".into(), millis(1));
-    record.changes[105].phases.insert(2, phase);
+    let took = record.changes[105].took.as_mut().unwrap();
+    let mut phases = took.phases.to_vec();
+    phases.insert(2, phase);
+    took.phases = phases.into();
     let phases = record.phases(Target::Offline);
     let names: Vec<&str> = phases.iter().map(|(name, _)| *name).collect();
     assert_eq!(

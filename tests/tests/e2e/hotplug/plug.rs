@@ -6,7 +6,7 @@ use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::api::{State, Target};
 
 use super::{
-    SHORT, WAIT, end, everywhere, expect, expect_cpus, last_ost, runs_tasks, start,
+    SHORT, WAIT, end, everywhere, expect, expect_cpus, explains, last_ost, runs_tasks, start,
     start_without_udev, succeeded,
 };
 
@@ -77,6 +77,7 @@ fn no_udev(context: &Context, kernel: Kernel) -> Result<()> {
     let operation = vm.api().timeout(SHORT).resize(2, WAIT)?;
     expect(&vm, &operation, State::TimedOut)?;
     last_ost(&vm, &operation, 1, &[[1, 0]])?;
+    explains(&vm, &operation, 1, "udev")?;
     expect_cpus(&vm, "0-1", "0")?;
     let vcpus = vm.api().vcpus()?;
     ensure!(vcpus.plugged == 2 && vcpus.online == 1, "{vcpus:?}");

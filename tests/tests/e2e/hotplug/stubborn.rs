@@ -6,7 +6,7 @@ use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::SOON;
 use hotvisor_tests::vm::api::{State, Target};
 
-use super::{SHORT, WAIT, end, everywhere, expect, expect_cpus, start, succeeded};
+use super::{SHORT, WAIT, end, everywhere, expect, expect_cpus, explains, start, succeeded};
 
 /// Counts what a guest should have no reason to say.
 const ODD: &str = "dmesg | grep -ciE 'tsc.*(warp|unstable)|BUG|WARNING|no irq handler' || true";
@@ -24,13 +24,28 @@ pub(super) fn tests() -> Vec<Test> {
 /// A step of Linux's teardown that fails once: Linux tries again by itself, and the request succeeds.
 fn one_failed_step(context: &Context, kernel: Kernel) -> Result<()> {
     let vm = start(context, kernel, 2, 2)?;
-    vm.sh_ok(
-        "cd /sys/devices/system/cpu; \
-         sed -n 's/^ *\\([0-9]*\\): *workqueue:online/\\1/p' hotplug/states >cpu1/hotplug/fail",
-    )?;
+    let number = "sed -n 's/^ *\\([0-9]*\\): *STATE$/\\1/p' /sys/devices/system/cpu/hotplug/states";
+    let state = |name: &str| vm.sh_ok(&number.replace("STATE", name));
+    let (fails, before) = (state("workqueue:online")?, state("sched:active")?);
+    ensure!(
+        !fails.trim().is_empty() && !before.trim().is_empty(),
+        "this kernel has no such steps"
+    );
+    vm.sh_ok(&format!(
+        "echo {fails} >/sys/devices/system/cpu/cpu1/hotplug/fail; \
+         echo 1 >/sys/kernel/tracing/events/cpuhp/cpuhp_enter/enable"
+    ))?;
     let operation = vm.api().resize(1, WAIT)?;
     succeeded(&vm, &operation, &[1])?;
     vm.agree(&[0])?;
+    // What comes before it was done, undone and done again.
+    let times = vm.sh_ok(&format!(
+        "grep -c 'cpu: 0001 .*step: *{before} ' /sys/kernel/tracing/trace"
+    ))?;
+    ensure!(
+        times.trim() == "3",
+        "the first steps were gone through {times} times"
+    );
     end(&vm)
 }
 
@@ -97,6 +112,7 @@ fn limited(context: &Context, kernel: Kernel) -> Result<()> {
     vm.wait_for_init(1)?;
     let operation = vm.api().timeout(SHORT).resize(3, WAIT)?;
     expect(&vm, &operation, State::TimedOut)?;
+    explains(&vm, &operation, 2, "nr_cpus=")?;
     expect_cpus(&vm, "0-1", "0-1")?;
     let vcpus = vm.api().vcpus()?;
     ensure!(vcpus.plugged == 3 && vcpus.online == 2, "{vcpus:?}");

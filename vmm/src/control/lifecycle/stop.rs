@@ -66,6 +66,16 @@ pub(super) fn stopping(
     }
 }
 
+impl No {
+    /// What is wrong with a wish for a machine that is being stopped.
+    fn on_its_way_to(rest: Rest) -> Self {
+        match rest {
+            Rest::Created => Self::Stopping,
+            Rest::Vacant => Self::Deleting,
+        }
+    }
+}
+
 /// A signal asks for the end of a process whose guest has come to rest: there is nobody left to press a button for.
 fn terminate(then: Then, signal: &'static str) -> Then {
     match then {
@@ -79,7 +89,7 @@ fn terminate(then: Then, signal: &'static str) -> Then {
 fn pause_of_the_next(then: Then, event: &Event) -> (Then, Action) {
     match (then, event) {
         (Then::End(end), _) => (Then::End(end), Action::Refuse(No::Ending)),
-        (Then::Rest(rest), _) => (Then::Rest(rest), Action::Refuse(No::Stopping)),
+        (Then::Rest(rest), _) => (Then::Rest(rest), Action::Refuse(No::on_its_way_to(rest))),
         (Then::Restart(Start::Free), Event::Asked(Wish::Pause)) => {
             (Then::Restart(Start::Held), Action::Wait)
         }
@@ -109,6 +119,10 @@ fn wish(then: Then, event: &Event) -> (Then, Action) {
         }
         (then @ Then::Restart(_), Event::Asked(Wish::Boot)) => (then, Action::Refuse(No::Booted)),
         (then @ Then::Rest(_), Event::Asked(Wish::Shutdown)) => (then, Action::Wait),
+        (then @ Then::Rest(Rest::Created), Event::Asked(Wish::Create)) => {
+            (then, Action::Refuse(No::Created))
+        }
+        (Then::Rest(rest), _) => (Then::Rest(rest), Action::Refuse(No::on_its_way_to(rest))),
         (then, _) => (then, Action::Refuse(No::Stopping)),
     }
 }

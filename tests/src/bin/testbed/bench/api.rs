@@ -213,6 +213,9 @@ struct Client {
     sent: Option<Instant>,
     /// When it asks next.
     due: Instant,
+    /// It had to wait for an answer until after that: what it asks then is measured from when it was due, or a long wait
+    /// would count once, for many that it kept from being asked.
+    late: bool,
     read: Vec<u8>,
 }
 
@@ -232,6 +235,7 @@ fn ask(socket: &Path, period: Duration) -> Result<Vec<Duration>> {
             stream,
             sent: None,
             due,
+            late: false,
             read: Vec::new(),
         });
     }
@@ -258,6 +262,7 @@ fn ask(socket: &Path, period: Duration) -> Result<Vec<Duration>> {
             if let Some(time) = client.take()? {
                 times.push(time);
                 client.due += period;
+                client.late = !period.is_zero() && client.due < Instant::now();
             }
         }
     }
@@ -274,7 +279,7 @@ fn ask(socket: &Path, period: Duration) -> Result<Vec<Duration>> {
 
 impl Client {
     fn ask(&mut self) -> Result<()> {
-        self.sent = Some(Instant::now());
+        self.sent = Some(if self.late { self.due } else { Instant::now() });
         self.stream.write_all(REQUEST)?;
         Ok(())
     }

@@ -35,7 +35,7 @@ pub(super) struct Wanted {
     pub(super) time: Duration,
     /// Exactly so many steps, in place of the time and the operations.
     pub(super) steps: Option<u64>,
-    /// So many operations at least.
+    /// So many operations at least that have something to change.
     pub(super) operations: u64,
     pub(super) mix: Option<String>,
 }
@@ -107,7 +107,7 @@ impl Cell {
             }
             run.good()?;
             guest.at_work(self.scenario)?;
-            if wanted.steps.is_some() || verdict.summary.operations >= wanted.operations {
+            if wanted.steps.is_some() || verdict.summary.at_work() >= wanted.operations {
                 break;
             }
         }
@@ -117,22 +117,17 @@ impl Cell {
 
     /// That there was enough of what the scenario is about.
     fn came_to_it(&self, wanted: &Wanted, verdict: &Verdict) -> Result<()> {
-        verdict.summary.did_something()?;
-        let Summary {
-            operations,
-            outcomes,
-            ..
-        } = &verdict.summary;
+        let summary = &verdict.summary;
+        summary.did_something(self.kernel.is_some())?;
+        let operations = summary.at_work();
         ensure!(
-            wanted.steps.is_some() || *operations >= wanted.operations,
+            wanted.steps.is_some() || operations >= wanted.operations,
             "{operations} operations after {RUNS} runs, and {} were wanted",
             wanted.operations
         );
-        let refused = outcomes.get("refused").copied().unwrap_or_default();
-        ensure!(
-            refused > 0 || !self.scenario.refuses || *operations < OFTEN,
-            "the guest has not refused once in {operations} operations"
-        );
+        if self.scenario.refuses && operations >= OFTEN {
+            summary.was_refused_by_the_kernel()?;
+        }
         ensure!(
             verdict.killed > 0 || !self.scenario.clients,
             "no program was killed"
@@ -144,11 +139,11 @@ impl Cell {
 impl Wanted {
     /// How the next run goes on, after some that came to this.
     fn limits(&self, number: u32, so_far: &Summary) -> Limits {
-        let missing = self.operations.saturating_sub(so_far.operations);
+        let missing = self.operations.saturating_sub(so_far.at_work());
         let steps = match number {
             1 => self.steps,
             // As many operations to a step as before, and a tenth more, because chance has it otherwise.
-            _ => Some((missing * so_far.steps.max(1)) / so_far.operations.max(1) * 11 / 10 + 1),
+            _ => Some((missing * so_far.steps.max(1)) / so_far.at_work().max(1) * 11 / 10 + 1),
         };
         Limits {
             seed: self.seed + u64::from(number - 1),
@@ -199,7 +194,8 @@ mod tests {
         assert_eq!((first.seed, first.steps), (7, None));
         let so_far = Summary {
             steps: 400,
-            operations: 800,
+            operations: 900,
+            idle: 100,
             ..Summary::default()
         };
         let second = wanted.limits(2, &so_far);

@@ -6,29 +6,37 @@ use hotvisor_tests::stress::Summary;
 
 use super::cell::{Cell, Verdict};
 
-pub(super) const HEAD: &str = "| guest | kernel | operations | changes | succeeded | refused | other ends | plug p50/p99 | unplug p50/p99 | warnings | contradictions |\n\
-                               |---|---|---:|---:|---:|---|---|---:|---:|---:|---|";
+pub(super) const HEAD: &str = "| guest | kernel | operations | of them idle | changes | succeeded | refused | other ends | plug p50/p99 | unplug p50/p99 | warnings | contradictions |\n\
+                               |---|---|---:|---:|---:|---:|---|---|---:|---:|---|---|";
 
 pub(super) fn row(cell: &Cell, verdict: &Verdict) -> String {
     let summary = &verdict.summary;
     let kernel = cell.kernel.map_or("none", |kernel| kernel.name());
     let count = |outcome: &str| summary.outcomes.get(outcome).copied().unwrap_or(0);
     format!(
-        "| {} | {kernel} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {} | {kernel} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         cell.scenario.about,
         summary.operations,
+        summary.idle,
         summary.changes,
         count("succeeded"),
         refusals(summary),
         others(summary),
         times(summary, "plug"),
         times(summary, "unplug"),
-        summary.kernel_warnings,
+        complaints(summary),
         verdict
             .failure
             .as_deref()
             .map_or("none".to_owned(), |failure| failure.replace('|', "\\|")),
     )
+}
+
+/// What the guest's kernel complained of: how often, and what of it was passed over.
+fn complaints(summary: &Summary) -> String {
+    let tolerated = summary.tolerated.iter();
+    let tolerated = tolerated.map(|(text, number)| format!(", passed over {text}: {number}"));
+    summary.kernel_warnings.to_string() + &tolerated.collect::<String>()
 }
 
 /// The guest's refusals by what it said.
