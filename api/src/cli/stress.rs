@@ -188,7 +188,12 @@ impl Page {
     }
 
     fn write(mut self, record: &Record) {
-        let written = self.file.set_len(0);
+        let is_file = self.file.metadata().is_ok_and(|it| it.is_file());
+        let written = if is_file {
+            self.file.set_len(0)
+        } else {
+            Ok(())
+        };
         if let Err(e) = written.and_then(|()| self.file.write_all(html(record).as_bytes())) {
             say(&format_args!("the report {}: {e}", self.path.display()));
         }

@@ -278,19 +278,23 @@ fn lost_kick_at_the_end(context: &Context) -> Result<()> {
 /// A pause is one all the same, and the next may stop it again.
 fn clock_goes_on(context: &Context) -> Result<()> {
     let guest = machine(context, 2, 2)?.boot()?;
-    for point in CLOCKS {
-        guest.vm().fail(point, "1*return->off")?;
+    let begins = CLOCKS.map(|point| (point, "1*return->off"));
+    // The clock is read as a pause begins, and as it ends.
+    let ends = [("get-clock", "1*off->1*return->off")];
+    for (point, when) in begins.into_iter().chain(ends) {
+        guest.vm().fail(point, when)?;
         for _ in 0..2 {
             guest.vm().api().pause()?;
             guest.vm().api().resume()?;
             guest.scan()?;
         }
     }
-    // Which of the others are asked for depends on what this host's KVM can do.
-    let failed = guest.vm().failpoints()?["get-clock"]["failed"].as_u64();
-    guest.ensure(failed == Some(1), || {
-        format!("get-clock failed {failed:?} times")
-    })?;
+    // Whether the TSCs are asked for depends on what this host's KVM can do.
+    let counts = guest.vm().failpoints()?;
+    for (point, times) in [("get-clock", 2), ("set-clock", 1)] {
+        let failed = counts[point]["failed"].as_u64();
+        guest.ensure(failed == Some(times), || format!("{point}: {counts}"))?;
+    }
     guest.power_off()
 }
 

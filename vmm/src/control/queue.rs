@@ -124,7 +124,8 @@ impl Queue {
 
 /// Whether a guest can say this as often as it likes. It reads a request to eject, and ejects a CPU, only after the host has
 /// asked or plugged. A request to insert it can bring back by itself: who ejects a CPU before it has acknowledged it, and
-/// sees that it is gone, is shown it anew. What of that is not heard is made up for when the guest is told again.
+/// sees that it is gone, is shown it anew. What of that is not heard is made up for when the guest is told again, some
+/// seconds later.
 fn is_chatter(notice: &Notice) -> bool {
     matches!(
         notice.what,

@@ -125,6 +125,8 @@ impl Slot {
     pub(super) fn heard(&mut self, source: u32, status: u32) {
         let about = match source {
             _ if refusal::answers_the_host(source) => Target::Offline,
+            // Of its own, which has had its effect.
+            refusal::OSPM_EJECT if !self.phase.is_plugged() => Target::Offline,
             _ if refusal::is_insertion(source) => Target::Online,
             _ => return,
         };

@@ -301,11 +301,16 @@ impl Vcpus {
     /// long as all are alike. No thread is in the guest. All or none: where one cannot be, those before it are put forward
     /// again.
     pub(super) fn put_back(&self, ticks: u64) -> Result<()> {
-        for (done, vcpu) in self.made.iter().enumerate() {
+        let unopened = self.bodies.iter().filter_map(|body| match body {
+            Body::Made(made) => Some(made),
+            _ => None,
+        });
+        let all: Vec<&Made> = self.made.iter().chain(unopened).collect();
+        for (done, vcpu) in all.iter().enumerate() {
             let Err(error) = vcpu.put_back(ticks) else {
                 continue;
             };
-            for before in &self.made[..done] {
+            for before in &all[..done] {
                 if let Err(error) = before.put_forward(ticks) {
                     warn!("the guest's CPUs have different times now: {error}");
                 }

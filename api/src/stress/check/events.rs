@@ -213,9 +213,11 @@ impl Story {
     pub(crate) fn touched(&self) -> BTreeSet<u32> {
         let parts = self.operations.values().flat_map(|o| &o.vcpus);
         let parts = parts.map(|part| part.id);
-        let started = self.starts.keys().copied();
-        let before = self.last_step.iter().copied();
-        parts.chain(started).chain(before).collect()
+        let now: BTreeSet<u32> = parts.chain(self.starts.keys().copied()).collect();
+        match now.is_empty() {
+            true => self.last_step.clone(),
+            false => now,
+        }
     }
 
     /// The last of them.

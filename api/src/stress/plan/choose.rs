@@ -23,6 +23,8 @@ pub(super) struct Chooser {
     planned: BTreeSet<u32>,
     /// Those of which it is not sure whether they are plugged.
     doubtful: BTreeSet<u32>,
+    /// Those that KVM may have: of the others they are taken first.
+    known: BTreeSet<u32>,
     /// As many as there may be, whatever became of the requests.
     upper: u32,
     /// What is chosen now may come to nothing, or in another order.
@@ -42,6 +44,7 @@ impl Chooser {
             upper: count(&plugged),
             unsure: false,
             doubtful: BTreeSet::new(),
+            known: plugged.clone(),
             planned: plugged,
         }
     }
@@ -106,7 +109,10 @@ impl Chooser {
     /// One is asked for.
     fn becomes(&mut self, id: u32, to: Target) {
         match to {
-            Target::Online => self.planned.insert(id),
+            Target::Online => {
+                self.known.insert(id);
+                self.planned.insert(id)
+            }
             Target::Offline => self.planned.remove(&id),
         };
         match self.unsure {
@@ -123,6 +129,7 @@ impl Chooser {
             let changed = self.planned.symmetric_difference(&set);
             self.doubtful.extend(changed.copied());
         }
+        self.known.extend(&set);
         self.planned = set;
     }
 
@@ -223,7 +230,8 @@ impl Chooser {
             }
         }
         let missing = wanted.saturating_sub(count(&guess));
-        let free: Vec<_> = (1..self.max).filter(|id| !guess.contains(id)).collect();
+        let mut free: Vec<_> = (1..self.max).filter(|id| !guess.contains(id)).collect();
+        free.sort_by_key(|id| (!self.known.contains(id), *id));
         guess.extend(free.iter().take(usize::try_from(missing).unwrap_or(0)));
         self.become_these(guess, false);
         self.there_are(wanted);
@@ -242,11 +250,16 @@ impl Chooser {
             if count(&set) > 1 {
                 set.pop_last();
             }
-            if count(&set) < self.most {
+            if count(&set) < self.most && !self.planned.contains(&id) {
                 set.insert(id);
             }
         }
         self.exactly(set)
+    }
+
+    /// The machine starts again: KVM has what it starts with.
+    pub(super) fn restart(&mut self) {
+        self.known.clone_from(&self.planned);
     }
 
     /// Any one request.

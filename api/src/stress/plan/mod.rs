@@ -152,8 +152,14 @@ impl Plan {
             }
             Kind::Refuse => Doing::Refuse(choose.fewer()),
             Kind::Eject => Doing::Eject(choose.eject()),
-            Kind::Reboot => Doing::Reboot,
-            Kind::Boot => Doing::Boot(choose.steady()),
+            Kind::Reboot => {
+                choose.restart();
+                Doing::Reboot
+            }
+            Kind::Boot => {
+                choose.restart();
+                Doing::Boot(choose.steady())
+            }
         }
     }
 }

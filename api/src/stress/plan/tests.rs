@@ -41,6 +41,8 @@ const SEVEN: [&str; 6] = [
 /// A machine that does what it is asked, and takes back what it can, or nothing of it.
 struct Obedient {
     there: BTreeSet<u32>,
+    /// Those that it had before: they come first.
+    known: BTreeSet<u32>,
     max: u32,
     takes_back: bool,
     /// Requests, and those that changed nothing.
@@ -49,6 +51,17 @@ struct Obedient {
 }
 
 impl Obedient {
+    fn new(max: u32, takes_back: bool) -> Self {
+        Self {
+            there: [0].into(),
+            known: BTreeSet::new(),
+            max,
+            takes_back,
+            asked: 0,
+            idle: 0,
+        }
+    }
+
     fn ask(&mut self, ask: &Ask, is_done: bool) {
         let mut there = self.there.clone();
         match ask {
@@ -59,16 +72,16 @@ impl Obedient {
                 while there.len() > *count as usize {
                     there.pop_last();
                 }
-                for id in 1..self.max {
-                    if there.len() < *count as usize {
-                        there.insert(id);
-                    }
-                }
+                let mut free: Vec<_> = (1..self.max).filter(|id| !there.contains(id)).collect();
+                free.sort_by_key(|id| (!self.known.contains(id), *id));
+                let missing = (*count as usize).saturating_sub(there.len());
+                there.extend(free.iter().take(missing));
             }
         }
         self.asked += 1;
         self.idle += usize::from(there == self.there);
         if is_done {
+            self.known.extend(&there);
             self.there = there;
         }
     }
@@ -95,7 +108,7 @@ impl Obedient {
 proptest! {
     #[test]
     fn few_requests_change_nothing(seed: u64, max in 3u32..9, takes_back: bool) {
-        let mut machine = Obedient { there: [0].into(), max, takes_back, asked: 0, idle: 0 };
+        let mut machine = Obedient::new(max, takes_back);
         plan(seed, "all", max, max).take(300).for_each(|step| machine.act(&step.doing));
         let Obedient { asked, idle, .. } = machine;
         // One in twelve is meant to, and what may have been taken back is a guess.
@@ -104,7 +117,7 @@ proptest! {
 
     #[test]
     fn what_there_is_none_of_is_not_asked_for(seed: u64, max in 2u32..9) {
-        let mut machine = Obedient { there: [0].into(), max, takes_back: false, asked: 0, idle: 0 };
+        let mut machine = Obedient::new(max, false);
         for step in plan(seed, "plug,unplug,eject,set", max, max).take(100) {
             let others = machine.there.len() - 1;
             match step.kind {

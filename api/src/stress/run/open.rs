@@ -141,6 +141,9 @@ fn with(options: &Options, most: u32, plugged: &BTreeSet<u32>) -> String {
     if !options.ours {
         with += " --guest-online theirs";
     }
+    for text in &options.tolerate {
+        with += &format!(" --tolerate {text:?}");
+    }
     if !allowed.is_empty() {
         with += &format!(" --allow {}", allowed.join(","));
     }
