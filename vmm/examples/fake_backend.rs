@@ -182,7 +182,10 @@ impl Machinery for Backend {
         false
     }
 
-    fn revoke_eject(&mut self, _vcpu: u32) {}
+    fn revoke_eject(&mut self, _vcpu: u32) -> bool {
+        // This guest has one request at a time.
+        true
+    }
 
     fn acknowledge(&mut self, _vcpu: u32) {}
 }

@@ -45,6 +45,10 @@ const BOOT_CPU: u32 = 0;
 /// Source events of `_OST` that answer to an insertion: the notifications *bus check* and *device check*
 /// (ACPI 6.3, section 6.3.5, table 6-203, and 5.6.6, table 5-184).
 const INSERTION_SOURCES: [u32; 2] = [0, 1];
+/// Source event of `_OST` that answers to the notification *eject request*.
+pub const EJECT_REQUEST: u32 = 3;
+/// Status of an ejection: it goes on (ACPI 6.3, section 6.3.5, table 6-204).
+pub const EJECT_IN_PROGRESS: u32 = 0x84;
 /// Status of an insertion: it goes on (ACPI 6.3, section 6.3.5, table 6-205).
 pub const INSERT_IN_PROGRESS: u32 = 0x80;
 /// Status of an insertion: done.
@@ -244,11 +248,11 @@ impl CpuHotplug {
         self.change(cpu, Slot::withdraw_eject).unwrap_or(false)
     }
 
-    /// Drops the authorisation to eject a CPU: the guest has finally refused.
-    pub fn revoke_eject(&self, cpu: u32) {
-        let mut state = lock(&self.state);
-        let scanned = state.led == Led::ByScan && state.selector == cpu;
-        state.change(cpu, |slot| slot.revoke_eject(scanned));
+    /// Drops the authorisation to eject a CPU, which the guest has refused. `true`: it was its answer to the last request.
+    /// `false`: it was asked again since, and may say yes to that; nothing is changed.
+    #[must_use]
+    pub fn revoke_eject(&self, cpu: u32) -> bool {
+        self.change(cpu, Slot::revoke_eject).unwrap_or(true)
     }
 
     /// Takes an insertion back. `true`: the guest has neither read the event nor that the slot is enabled,
@@ -429,6 +433,9 @@ impl State {
                 if INSERTION_SOURCES.contains(&source) {
                     self.selected(|slot| slot.answer_insertion(status))?;
                     return self.post(What::Status { source, status });
+                }
+                if source == EJECT_REQUEST && status != EJECT_IN_PROGRESS {
+                    self.selected(Slot::answer_ejection)?;
                 }
                 self.post(What::Status { source, status })?;
                 self.vacated()

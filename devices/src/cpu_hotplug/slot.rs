@@ -37,6 +37,9 @@ struct Cpu {
     /// Shown only when the CPU is known. A guest may carry out two notifications in the other order (Linux since 6.8 has
     /// their handlers run on all CPUs at once), and would eject before it answers to the insertion.
     remove: Event,
+    /// How many requests to eject the guest has cleared, and not answered. It may have two at once: who ran out of time asks
+    /// again. One that it never answers leaves a later no without effect, as with insertions.
+    unrefused: u32,
     /// The host asked for the eject, and has not taken that back.
     authorised: bool,
     /// The guest has acknowledged this insertion, so what it does from now on is meant for this CPU.
@@ -156,9 +159,11 @@ impl Slot {
         // Who clears what it has not read has been told all the same.
         event.read |= event.pending;
         let was_set = std::mem::take(&mut event.pending);
-        if was_set && request == Request::Insert {
-            cpu.unanswered = cpu.unanswered.saturating_add(1);
-        }
+        let open = match request {
+            Request::Insert => &mut cpu.unanswered,
+            Request::Eject => &mut cpu.unrefused,
+        };
+        *open = open.saturating_add(u32::from(was_set));
         was_set
     }
 
@@ -178,6 +183,20 @@ impl Slot {
             cpu.unanswered = cpu.unanswered.saturating_sub(1);
             cpu.taken |= status == TAKEN;
         }
+    }
+
+    /// The guest says no to a request to eject, or that it is done, and the CPU is still there. What it says before it has
+    /// acknowledged this one, it says of the one before.
+    pub(super) fn answer_ejection(&mut self) {
+        if let Some(cpu) = self.visible().filter(|cpu| cpu.known) {
+            cpu.unrefused = cpu.unrefused.saturating_sub(1);
+        }
+    }
+
+    /// Whether a request to eject is still with the guest: it has yet to read it, or to answer.
+    pub(super) fn awaits_eject(&self) -> bool {
+        let cpu = self.cpu.as_ref();
+        cpu.is_some_and(|cpu| cpu.remove.pending || cpu.unrefused > 0)
     }
 
     /// The guest ejects the CPU, of a slot that is not the boot CPU's.
@@ -249,15 +268,15 @@ impl Slot {
         }
     }
 
-    /// Drops the authorisation. `scanned`: the guest's scan is at this slot.
-    pub(super) fn revoke_eject(&mut self, scanned: bool) {
-        if let Some(cpu) = &mut self.cpu {
+    /// Drops the authorisation, where no request is with the guest any longer. Whether it did: a request that is, is to be
+    /// carried out, and a scan that was led here takes a slot without an event for the end of its work.
+    pub(super) fn revoke_eject(&mut self) -> bool {
+        let over = !self.awaits_eject();
+        if let (true, Some(cpu)) = (over, &mut self.cpu) {
             cpu.authorised = false;
-            // A scan that was led here takes a slot without an event for the end of its work.
-            if !scanned {
-                cpu.remove = Event::default();
-            }
+            cpu.remove = Event::default();
         }
+        over
     }
 
     /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to

@@ -234,13 +234,44 @@ fn a_refused_request_leaves_nothing_behind() {
     let bed = Bed::new(GuestEject::Ignore);
     bed.controller.request_eject(1);
     bed.set(1, REMOVE);
+    assert!(!bed.controller.revoke_eject(1), "it has not answered");
     bed.ost(1, 3, 0x82);
-    bed.controller.revoke_eject(1);
+    assert!(bed.controller.revoke_eject(1));
     bed.set(1, EJECT);
     let ignored = What::EjectIgnored(Ignored::NotAsked);
     assert_eq!(bed.posted().last(), Some(&(1, 0, ignored)));
     bed.controller.request_eject(1);
     assert!(bed.controller.withdraw_eject(1), "the next one is new");
+}
+
+/// Who ran out of time asks again, and the guest has two requests: the no to the first says nothing of the second.
+#[test]
+fn only_the_answer_to_the_last_request_takes_the_right_to_eject() {
+    let bed = Bed::new(GuestEject::Ignore);
+    for _ in 0..2 {
+        bed.controller.request_eject(1);
+        bed.set(1, REMOVE);
+    }
+    bed.ost(1, 3, 0x84);
+    bed.ost(1, 3, 0x82);
+    // Of the guest's own account, and of an insertion: neither answers the host.
+    bed.ost(1, 0x103, 0x82);
+    bed.ost(1, 1, 1);
+    assert!(!bed.controller.revoke_eject(1));
+    bed.controller.request_eject(1);
+    bed.ost(1, 3, 0x82);
+    assert!(!bed.controller.revoke_eject(1), "it has not read the third");
+    bed.set(1, REMOVE);
+    bed.set(1, EJECT);
+    assert_eq!(bed.posted().last(), Some(&(1, 0, EJECTED)));
+    // The next CPU has nothing to do with what the guest has still to say of this one.
+    assert_eq!(bed.flags_of(1), 0);
+    bed.controller.insert(1);
+    bed.ost(1, 1, 0);
+    bed.controller.request_eject(1);
+    bed.set(1, REMOVE);
+    bed.ost(1, 3, 0x82);
+    assert!(bed.controller.revoke_eject(1));
 }
 
 #[test]
@@ -309,7 +340,7 @@ fn the_host_takes_no_event_away_from_a_scan_that_has_found_it() {
     bed.controller.request_eject(1);
     bed.command(Command::NextWithEvent);
     assert!(!bed.controller.withdraw_eject(1));
-    bed.controller.revoke_eject(1);
+    assert!(!bed.controller.revoke_eject(1));
     assert_eq!(bed.read(FLAGS, 1), GOES);
     bed.write(FLAGS, &[REMOVE]);
     bed.controller.insert(2);
@@ -399,7 +430,7 @@ fn a_cpu_that_the_machine_does_not_have_reads_zero_and_keeps_nothing() {
         bed.ost(cpu, 1, 0);
         bed.controller.announce(cpu);
         bed.controller.request_eject(cpu);
-        bed.controller.revoke_eject(cpu);
+        assert!(bed.controller.revoke_eject(cpu));
         assert_eq!(bed.controller.insert(cpu), 0);
         assert!(!bed.controller.withdraw_eject(cpu) && !bed.controller.withdraw_insert(cpu));
     }

@@ -153,8 +153,8 @@ impl Bed {
                 self.note(cpu, |_, asked| *asked &= !gone);
             }
             Step::RevokeEject(cpu) => {
-                host.revoke_eject(cpu.id());
-                self.note(cpu, |_, asked| *asked = false);
+                let gone = host.revoke_eject(cpu.id());
+                self.note(cpu, |_, asked| *asked &= !gone);
             }
             Step::WithdrawInsert(cpu) => {
                 let gone = host.withdraw_insert(cpu.id());

@@ -34,13 +34,15 @@ impl Queue {
         self.lock().pop_front()
     }
 
-    /// Whether an eject that was honoured is the last that was said.
-    fn ends_with_eject(&self) -> bool {
-        let ejected = |message: &Message| match message {
-            Message::Notice(notice) => matches!(notice.what, What::Ejected { .. }),
-            _ => false,
-        };
-        self.lock().back().is_some_and(ejected)
+    /// Where an eject that was honoured is the last that was said: whether it counts as asked for.
+    fn ends_with_eject(&self) -> Option<bool> {
+        match self.lock().back()? {
+            Message::Notice(Notice {
+                what: What::Ejected { requested },
+                ..
+            }) => Some(*requested),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -108,12 +110,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A machine of `max` vCPUs, with these in it, each with the number of its run.
-    pub(crate) fn new(
-        queue: &Queue,
-        max: u32,
-        present: &[(u32, u64)],
-        unasked: GuestEject,
-    ) -> Self {
+    pub(crate) fn new(queue: &Queue, max: u32, present: &[(u32, u64)]) -> Self {
         let sink = Arc::new(queue.clone());
         let ids = present.iter().map(|(id, _)| *id);
         let there: Vec<bool> = (0..max)
@@ -125,7 +122,7 @@ impl Machine {
             (thread.last, thread.running) = (*run, Some(*run));
         }
         Self {
-            registers: CpuHotplug::new(max, ids, unasked, sink),
+            registers: CpuHotplug::new(max, ids, GuestEject::Honour, sink),
             threads,
             plugs: vec![0; there.len()],
             present: there,
@@ -164,12 +161,12 @@ impl Machine {
         }
     }
 
-    /// `_EJ0`. Whether it was honoured, as is said in the queue.
-    pub(crate) fn eject(&mut self, cpu: u32, queue: &Queue) -> bool {
+    /// `_EJ0`. If it was honoured, as is said in the queue: whether it counts as asked for.
+    pub(crate) fn eject(&mut self, cpu: u32, queue: &Queue) -> Option<bool> {
         self.select(cpu);
         self.write(regs::FLAGS, &[regs::EJECT]);
         let honoured = queue.ends_with_eject();
-        self.present[cpu as usize] &= !honoured;
+        self.present[cpu as usize] &= honoured.is_none();
         honoured
     }
 
@@ -277,8 +274,8 @@ impl Machinery for Machine {
         self.registers.withdraw_eject(vcpu)
     }
 
-    fn revoke_eject(&mut self, vcpu: u32) {
-        self.registers.revoke_eject(vcpu);
+    fn revoke_eject(&mut self, vcpu: u32) -> bool {
+        self.registers.revoke_eject(vcpu)
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

@@ -313,6 +313,21 @@ fn an_ejection_that_is_asked_for_twice() {
     });
 }
 
+/// And it says no to the first, and yes to the second.
+#[test]
+fn a_no_to_the_first_of_two_requests() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
 #[test]
 fn a_guest_that_lies() {
     holds(Shape {

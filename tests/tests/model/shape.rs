@@ -1,6 +1,5 @@
 //! What a model consists of, and what there is to do in it.
 
-use hotvisor_devices::cpu_hotplug::GuestEject;
 use hotvisor_vmm::hotplug::client::Want;
 use hotvisor_vmm::hotplug::view::OperationId;
 
@@ -94,14 +93,4 @@ pub(crate) enum Act {
     GiveUp(usize),
     Answer,
     Veto,
-}
-
-impl Shape {
-    /// What becomes of an ejection that nobody asked for, or that counts as such.
-    pub(crate) fn unasked(&self) -> GuestEject {
-        match self.variant {
-            Variant::AckRevokes => GuestEject::Ignore,
-            _ => GuestEject::Honour,
-        }
-    }
 }

@@ -38,8 +38,9 @@ pub trait Machinery {
     fn request_eject(&mut self, vcpu: u32);
     /// Takes that back, if the guest has not read it.
     fn withdraw_eject(&mut self, vcpu: u32) -> bool;
-    /// Takes the permission to eject back.
-    fn revoke_eject(&mut self, vcpu: u32);
+    /// Takes the permission to eject back, which the guest has said no to, unless it was asked again since then, and may
+    /// eject. Whether it did.
+    fn revoke_eject(&mut self, vcpu: u32) -> bool;
     /// The guest has shown that it knows of this insertion.
     fn acknowledge(&mut self, vcpu: u32);
 }

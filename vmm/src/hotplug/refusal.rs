@@ -4,22 +4,24 @@
 pub const BUS_CHECK: u32 = 0;
 /// Source event: the OS acts on a device check notification.
 pub const DEVICE_CHECK: u32 = 1;
-/// Source event: the OS acts on an eject request notification.
-pub const EJECT_REQUEST: u32 = 3;
 /// Source event: the OS ejects on its own account, as by the `eject` file in sysfs.
 pub const OSPM_EJECT: u32 = 0x103;
 
 /// Status: done.
 pub const SUCCESS: u32 = 0;
-pub use hotvisor_devices::cpu_hotplug::INSERT_IN_PROGRESS;
-/// Status of an ejection: it goes on.
-pub const EJECT_IN_PROGRESS: u32 = 0x84;
+pub use hotvisor_devices::cpu_hotplug::{EJECT_IN_PROGRESS, EJECT_REQUEST, INSERT_IN_PROGRESS};
 
 /// Whether a source is about an ejection that the host has asked for. An answer to the guest's own says nothing of that: both
 /// may be under way at once.
 #[must_use]
 pub fn answers_the_host(source: u32) -> bool {
     source == EJECT_REQUEST
+}
+
+/// Whether this is the guest's last word about an ejection that the host has asked for, and which it has not carried out.
+#[must_use]
+pub fn is_no_to_ejection(source: u32, status: u32) -> bool {
+    answers_the_host(source) && status != EJECT_IN_PROGRESS
 }
 
 /// Whether a source is about an insertion.

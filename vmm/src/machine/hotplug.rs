@@ -78,8 +78,8 @@ impl Machinery for Machine {
         self.devices.hotplug.registers.withdraw_eject(vcpu)
     }
 
-    fn revoke_eject(&mut self, vcpu: u32) {
-        self.devices.hotplug.registers.revoke_eject(vcpu);
+    fn revoke_eject(&mut self, vcpu: u32) -> bool {
+        self.devices.hotplug.registers.revoke_eject(vcpu)
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

@@ -357,10 +357,7 @@ fn a_withdrawal_during_a_scan_hides_no_other_event() {
         bed.cpus.request_eject(2);
         bed.cpus.insert(5);
         bed.meanwhile = (moment, &|cpus| {
-            let withdrawn = cpus.withdraw_eject(2);
-            if !withdrawn {
-                cpus.revoke_eject(2);
-            }
+            let _ = cpus.withdraw_eject(2) || cpus.revoke_eject(2);
         });
         let run = bed.run(&[SCAN]);
         assert!(run.notified().contains(&notice("C005", 1)), "{moment}");

@@ -30,7 +30,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => cpu().prop_map(Step::Select),
         6 => (0u8..32).prop_map(Step::Flags),
         4 => (0u8..5).prop_map(Step::Command),
-        4 => prop_oneof![4 => 0u32..4, 1 => Just(INSERT_IN_PROGRESS)].prop_map(Step::Data),
+        4 => prop_oneof![4 => 0u32..4, 1 => Just(INSERT_IN_PROGRESS), 1 => Just(EJECT_IN_PROGRESS)]
+            .prop_map(Step::Data),
         2 => cpu().prop_map(Step::Insert),
         1 => cpu().prop_map(Step::Announce),
         2 => cpu().prop_map(Step::RequestEject),
@@ -55,7 +56,7 @@ impl Bed {
             Step::Announce(cpu) => host.announce(cpu),
             Step::RequestEject(cpu) => host.request_eject(cpu),
             Step::WithdrawEject(cpu) => return Some(host.withdraw_eject(cpu)),
-            Step::RevokeEject(cpu) => host.revoke_eject(cpu),
+            Step::RevokeEject(cpu) => return Some(host.revoke_eject(cpu)),
             Step::WithdrawInsert(cpu) => return Some(host.withdraw_insert(cpu)),
             Step::Discard(cpu) => return Some(host.discard(cpu)),
         }
@@ -90,6 +91,8 @@ struct Facts {
     authorised: bool,
     /// Announcements that the guest has cleared, and not answered.
     unanswered: u32,
+    /// Requests to eject that the guest has cleared, and not answered.
+    unrefused: u32,
     taken: bool,
     plug: u32,
 }
@@ -114,6 +117,7 @@ impl Facts {
         self.known = false;
         self.authorised = false;
         self.unanswered = 0;
+        self.unrefused = 0;
         self.taken = false;
         self.plug += 1;
     }
@@ -149,7 +153,7 @@ fn check(
         if matches!(*step, Step::Discard(n) if n as usize == cpu) {
             prop_assert_eq!(answer, Some(fact.discard(cpu, was.held, answer)));
         }
-        let mut expected = asked(fact, cpu, (step, answer), (was.held, is.held));
+        let mut expected = asked(fact, cpu, (step, answer), was.held);
         let mut vacated = matches!(*step, Step::Read(FLAGS, 1))
             || matches!(*step, Step::Announce(n) if n as usize == cpu);
         let mut ejected = false;
@@ -169,9 +173,17 @@ fn check(
                     let flag = [INSERT, REMOVE][request as usize];
                     prop_assert!(was.shown & flag != 0);
                     expected &= !flag;
-                    fact.unanswered += u32::from(request == Request::Insert);
+                    match request {
+                        Request::Insert => fact.unanswered += 1,
+                        Request::Eject => fact.unrefused += 1,
+                    }
                 }
-                What::Status { .. } if ejection => vacated = true,
+                What::Status { source, status } if ejection => {
+                    if was.shown != 0 && fact.known && (source, status != 0x84) == (3, true) {
+                        fact.unrefused = fact.unrefused.saturating_sub(1);
+                    }
+                    vacated = true;
+                }
                 What::Status { status, .. } if was.shown != 0 => fact.answered(status),
                 What::Status { .. } => {}
                 What::Ejected { .. } | What::EjectIgnored(_) => {
@@ -223,12 +235,7 @@ fn check_shown(
 }
 
 /// The flags that the host's part in a step makes of `was`.
-fn asked(
-    fact: &mut Facts,
-    cpu: usize,
-    (step, answer): (&Step, Option<bool>),
-    (was, is): (u8, u8),
-) -> u8 {
+fn asked(fact: &mut Facts, cpu: usize, (step, answer): (&Step, Option<bool>), was: u8) -> u8 {
     let is_for = |target: u32| target as usize == cpu;
     match *step {
         Step::Insert(n) if is_for(n) => {
@@ -247,9 +254,11 @@ fn asked(
             was & !REMOVE
         }
         Step::RevokeEject(n) if is_for(n) => {
-            fact.authorised = false;
-            // It stays where the guest's scan is.
-            (was & !REMOVE) | (is & was & REMOVE)
+            // Not where a request is with the guest.
+            let over = was & REMOVE == 0 && fact.unrefused == 0;
+            assert_eq!(answer, Some(over));
+            fact.authorised &= !over;
+            was
         }
         Step::WithdrawInsert(n) | Step::Discard(n) if is_for(n) && answer == Some(true) => 0,
         _ => was,

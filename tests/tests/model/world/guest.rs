@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hotvisor_devices::cpu_hotplug::Request as Asks;
-use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
+use hotvisor_vmm::hotplug::machinery::Message;
 
 use super::World;
 use crate::machine::Machine;
@@ -18,6 +18,8 @@ pub(super) struct Guest {
     /// The CPUs that it knows of, and those that it runs, but the first.
     pub(super) knows: BTreeSet<u32>,
     pub(super) runs: BTreeSet<u32>,
+    /// Those whose ejection has no effect, in the variant where reading the request takes the right to it.
+    pub(super) revoked: BTreeSet<u32>,
     /// Which run of each thread it has started.
     pub(super) started: BTreeMap<u32, u64>,
     pub(super) is_dead: bool,
@@ -65,7 +67,7 @@ impl World {
                 let found = self.machine.scan();
                 if self.shape.variant == Variant::AckRevokes {
                     let ejects = found.iter().filter(|(_, asks)| *asks == Asks::Eject);
-                    ejects.for_each(|(cpu, _)| self.machine.revoke_eject(*cpu));
+                    self.guest.revoked.extend(ejects.map(|(cpu, _)| *cpu));
                 }
                 self.guest.work.extend(found);
             }
@@ -151,9 +153,13 @@ impl World {
                 let honoured = self.eject(cpu);
                 // Linux does so as well with what it has ejected already, when it was asked twice.
                 self.guest.last_word = Some((cpu, false));
-                if has_it && !honoured && self.shape.budget.lies == 0 {
+                if has_it && honoured != Some(true) && self.shape.budget.lies == 0 {
+                    let came = match honoured {
+                        Some(_) => "and it counts as its own doing",
+                        None => "in vain",
+                    };
                     self.is_wrong(format!(
-                        "the guest ejects vCPU {cpu} as it was asked to, in vain"
+                        "the guest ejects vCPU {cpu} as it was asked to, {came}"
                     ));
                 }
             }
@@ -167,11 +173,15 @@ impl World {
         }
     }
 
-    /// The CPU is in its last loop, and out of the guest's hands.
-    fn eject(&mut self, cpu: u32) -> bool {
+    /// The CPU is in its last loop, and out of the guest's hands. If it was honoured: whether it counts as asked for.
+    fn eject(&mut self, cpu: u32) -> Option<bool> {
         let runs = self.guest.runs.remove(&cpu);
         self.guest.starting.remove(&cpu);
-        let honoured = self.machine.eject(cpu, &self.queue);
+        let asked = match self.guest.revoked.contains(&cpu) {
+            true => None,
+            false => self.machine.eject(cpu, &self.queue),
+        };
+        let honoured = asked.is_some();
         if honoured {
             self.guest.knows.remove(&cpu);
         }
@@ -181,7 +191,7 @@ impl World {
         if honoured && self.shape.variant == Variant::JoinInHandler {
             self.held = Some(cpu);
         }
-        honoured
+        asked
     }
 
     fn reboot(&mut self) {
@@ -193,12 +203,7 @@ impl World {
         }
         let present: Vec<(u32, u64)> = self.coordinator.wanted().into_iter().collect();
         let wrong = std::mem::take(&mut self.machine.wrong);
-        self.machine = Machine::new(
-            &self.queue,
-            self.shape.vcpus,
-            &present,
-            self.shape.unasked(),
-        );
+        self.machine = Machine::new(&self.queue, self.shape.vcpus, &present);
         self.machine.wrong = wrong;
         self.guest = Guest::default();
         self.coordinator.restarted(self.generation);

@@ -89,7 +89,7 @@ impl World {
         }
         coordinator.describe(shape.boot, shape.vcpus);
         let present: Vec<(u32, u64)> = coordinator.wanted().into_iter().collect();
-        let machine = Machine::new(&queue, shape.vcpus, &present, shape.unasked());
+        let machine = Machine::new(&queue, shape.vcpus, &present);
         coordinator.restarted(1);
         let mut world = Self {
             coordinator,

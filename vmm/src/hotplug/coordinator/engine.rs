@@ -193,7 +193,6 @@ impl Coordinator {
             Action::Undo(n) => self.notifiers[n].undo(vcpu),
             Action::AskEject => machine.request_eject(id),
             Action::Remind => machine.remind(),
-            Action::RevokeEject => machine.revoke_eject(id),
             Action::Acknowledge => machine.acknowledge(id),
             Action::CloseGate => return gate.close().then_some(Event::GateEmpty),
             Action::Park => machine.park(id),

@@ -327,6 +327,8 @@ impl Coordinator {
                 let is_no = refusal::is_no_to_insertion(source, status);
                 if is_no && slot.phase.waits_for_insertion() && machine.discard(id) {
                     Event::NotTaken { source, status }
+                } else if refusal::is_no_to_ejection(source, status) && machine.revoke_eject(id) {
+                    Event::Kept { source, status }
                 } else {
                     Event::Status { source, status }
                 }

@@ -125,6 +125,13 @@ pub enum Event {
         /// Status code.
         status: u32,
     },
+    /// The guest keeps it: its answer to the last request to eject. It may not eject it any more.
+    Kept {
+        /// Source event.
+        source: u32,
+        /// Status code.
+        status: u32,
+    },
     /// The guest ejected it: it is no longer enabled.
     Ejected,
     /// Nobody is inside its closed gate.
@@ -172,8 +179,6 @@ pub enum Action {
     AskEject,
     /// Notify the guest again: it is shown only now what it was asked for before.
     Remind,
-    /// Take the permission to eject back.
-    RevokeEject,
     /// Keep users out: answered by [`Event::GateEmpty`].
     CloseGate,
     /// Have the thread leave the guest: answered by [`Event::Parked`].

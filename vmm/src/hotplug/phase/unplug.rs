@@ -68,7 +68,13 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
         (Event::Status { source, status }, At::Read | At::Begun)
             if refusal::answers_the_host(source) =>
         {
-            guest_answer(was, source, status, |reason| back(was.into(), reason))
+            match status {
+                refusal::EJECT_IN_PROGRESS => to(here(was, At::Begun), [], "the guest has begun"),
+                _ => to(here(was, at), [], ASKED_AGAIN),
+            }
+        }
+        (Event::Kept { source, status }, At::Read | At::Begun) => {
+            guest_keeps_it(source, status, |reason| back(was.into(), reason))
         }
         (Event::Status { source, status }, _) if refusal::is_insertion(source) => {
             insertion_answer(was, at, status)
@@ -105,18 +111,12 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
     }
 }
 
-/// The guest's `_OST` about the ejection that it was asked for.
-fn guest_answer(
-    was: Rest,
-    source: u32,
-    status: u32,
-    back: impl Fn(&'static str) -> Change,
-) -> Change {
-    if status == refusal::EJECT_IN_PROGRESS {
-        let phase = Phase::Notifying { was, at: At::Begun };
-        return to(phase, [], "the guest has begun");
-    }
-    let mut change = if status == refusal::SUCCESS {
+/// Why a no to an ejection is not the end of it.
+const ASKED_AGAIN: &str = "the guest says no, and was asked again since: the answer to that counts";
+
+/// The guest's last word on the ejection that it was asked for.
+fn guest_keeps_it(source: u32, status: u32, back: impl Fn(&'static str) -> Change) -> Change {
+    let change = if status == refusal::SUCCESS {
         back("the guest says that it is done, and did not eject").ends(
             Code::Refused,
             "the guest says that it has let go of the CPU, and has not ejected it; undone",
@@ -124,7 +124,6 @@ fn guest_answer(
     } else {
         back("the guest says no").ends(Code::Refused, refusal::ejection(status))
     };
-    change.actions.insert(0, Action::RevokeEject);
     change.with_ost(source, status)
 }
 
@@ -158,16 +157,13 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
     let here = |was| Phase::Overdue { was };
     match event {
         Event::Ejected => ejected(),
-        Event::Status { source, status } if refusal::answers_the_host(source) => match status {
-            refusal::EJECT_IN_PROGRESS => to(here(was), [], "the guest is still at it"),
-            _ => {
-                let change = to(was.into(), [Action::RevokeEject], "the guest says no, late");
-                match was {
-                    Rest::Online => change.ends(Code::Succeeded, "the guest keeps it"),
-                    Rest::Plugged | Rest::Announced => change,
-                }
+        Event::Kept { .. } => {
+            let change = to(was.into(), [], "the guest says no, late");
+            match was {
+                Rest::Online => change.ends(Code::Succeeded, "the guest keeps it"),
+                Rest::Plugged | Rest::Announced => change,
             }
-        },
+        }
         Event::Started => to(
             here(Rest::Online),
             [Action::Acknowledge],

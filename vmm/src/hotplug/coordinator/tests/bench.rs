@@ -17,6 +17,8 @@ pub(super) struct Fake {
     pub(super) noticed: bool,
     /// Whether it was told of the last insertion again since it last said no.
     pub(super) told_again: bool,
+    /// Whether it was asked for an ejection again since it last said no.
+    pub(super) asked_again: bool,
     pub(super) full: bool,
     /// Why the guest hears of nothing.
     pub(super) untold: Option<&'static str>,
@@ -68,8 +70,9 @@ impl Machinery for Fake {
         self.calls.push(("withdraw eject", vcpu));
         !self.noticed
     }
-    fn revoke_eject(&mut self, vcpu: u32) {
+    fn revoke_eject(&mut self, vcpu: u32) -> bool {
         self.calls.push(("revoke eject", vcpu));
+        !self.asked_again
     }
     fn acknowledge(&mut self, vcpu: u32) {
         self.calls.push(("acknowledge", vcpu));

@@ -209,8 +209,8 @@ impl Machinery for Board {
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {
         self.registers.withdraw_eject(vcpu)
     }
-    fn revoke_eject(&mut self, vcpu: u32) {
-        self.registers.revoke_eject(vcpu);
+    fn revoke_eject(&mut self, vcpu: u32) -> bool {
+        self.registers.revoke_eject(vcpu)
     }
     fn acknowledge(&mut self, vcpu: u32) {
         self.registers.acknowledge(vcpu);

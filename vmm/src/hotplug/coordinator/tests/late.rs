@@ -123,6 +123,41 @@ fn a_late_no_settles_who_waits_for_online() {
     assert_eq!(bench.phase(1), "online");
 }
 
+/// Who ran out of time asks again, and the guest has two requests: the answer to the second counts.
+#[test]
+fn a_no_to_an_earlier_request_is_not_the_last_word() {
+    let mut bench = Bench::new(2);
+    bench.machine.noticed = true;
+    bench.ask_within(Want::Count(1), Duration::ZERO);
+    bench.notice(1, What::Read(Ask::Eject));
+    bench.coordinator.tick(&mut bench.machine);
+    assert_eq!(bench.phase(1), "overdue");
+    let second = bench.ask(Want::Count(1));
+    bench.notice(1, What::Read(Ask::Eject));
+    bench.ost(1, 3, 0x84);
+    bench.machine.asked_again = true;
+    bench.ost(1, 3, 0x82);
+    assert_eq!((bench.phase(1), bench.code(second)), ("notifying", None));
+    bench.machine.asked_again = false;
+    bench.ost(1, 3, 0x84);
+    bench.ost(1, 3, 0x82);
+    let outcome = bench.outcome(second, 1);
+    assert_eq!(
+        (outcome.code, outcome.ost),
+        (Code::Refused, Some((3, 0x82)))
+    );
+    assert_eq!(bench.phase(1), "online");
+    // Nor is it where nobody waits any longer.
+    bench.ask_within(Want::Count(1), Duration::ZERO);
+    bench.notice(1, What::Read(Ask::Eject));
+    bench.coordinator.tick(&mut bench.machine);
+    bench.machine.asked_again = true;
+    bench.ost(1, 3, 0x82);
+    assert_eq!(bench.phase(1), "overdue");
+    bench.guest_ejects(1);
+    assert_eq!(bench.phase(1), "dormant");
+}
+
 #[test]
 fn a_part_that_only_waits_can_be_cancelled() {
     let mut bench = Bench::new(2);
