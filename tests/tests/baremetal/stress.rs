@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("stress::an_interrupt_puts_the_vcpus_back", interrupt),
         test("stress::a_vm_that_ends_is_told", ended),
         test("stress::what_cannot_be_is_bad_input", bad_input),
+        test("stress::a_cpu_that_is_offline_is_bad_input", offline),
         test("stress::cycles", cycles),
     ]
 }
@@ -243,6 +244,35 @@ fn bad_input(context: &Context) -> Result<()> {
     let came = guest.vm().cli(&["stress", "--cycles=1"])?;
     expect(guest.vm(), &came, 2, &["its machine is Paused"])?;
     guest.vm().api().resume()?;
+    served::end(&guest)?;
+    guest.power_off()
+}
+
+/// A guest that has a CPU offline before anything was asked of it is no contradiction, but bad input. The files of a Linux guest
+/// are here, and its shell is the host's.
+fn offline(context: &Context) -> Result<()> {
+    let guest = boot(context)?;
+    let files = tempfile::tempdir()?;
+    let at = files.path().display();
+    for (name, text) in [
+        ("present", "0-1\n"),
+        ("online", "0\n"),
+        ("cpuinfo", "apicid\t\t: 0\n"),
+    ] {
+        fs::write(files.path().join(name), text)?;
+    }
+    let shell = files.path().join("shell");
+    let elsewhere = format!("s,/sys/devices/system/cpu,{at},g; s,/proc/cpuinfo,{at}/cpuinfo,g");
+    fs::write(
+        &shell,
+        format!("line=$(printf '%s\\n' \"$1\" | sed '{elsewhere}')\neval \"$line\"\n"),
+    )?;
+    let command = format!("--guest-command=sh {}", shell.display());
+    let before = asked(&guest)?;
+    let came = guest.vm().cli(&["stress", "--cycles=1", &command])?;
+    let words = ["has the CPUs {0} online", "--guest-online theirs"];
+    expect(guest.vm(), &came, 2, &words)?;
+    anyhow::ensure!(asked(&guest)? == before, "something was asked for");
     served::end(&guest)?;
     guest.power_off()
 }

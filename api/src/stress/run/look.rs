@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long guest and host have until they are looked at again.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(super) const AGAIN: Duration = Duration::from_millis(20);
 
 /// Operations that have ended so far, by the metrics.
 pub(super) async fn operations(client: &mut Client) -> Result<u64, Failure> {

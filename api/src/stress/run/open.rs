@@ -1,7 +1,9 @@
 //! The beginning: what there is, and whether a run makes sense with it.
 
-use super::Run;
+use super::look::AGAIN;
+use super::{Run, SOON};
 use crate::client::{Client, Failure};
+use crate::stress::check;
 use crate::stress::check::events::{Story, Stream};
 use crate::stress::check::host::Host;
 use crate::stress::guest::{Channel, Guest};
@@ -67,7 +69,7 @@ impl Run {
         let stream = client.events(None).await?;
         let (vcpus, last) = at_rest(&mut client).await?;
         let before = super::look::operations(&mut client).await?;
-        let guest = Guest::open(&options.channel).await?;
+        let mut guest = Guest::open(&options.channel).await?;
         let mix = mix(&options, &guest)?;
         let most = options.most.unwrap_or(vcpus.max);
         let model = Model::new(&vcpus, last, options.allowed);
@@ -80,6 +82,7 @@ impl Run {
                 "allow as many at least",
             ));
         }
+        agreed(&mut guest, &plugged, options.ours).await?;
         let ping: Ping = client.get("/api/v1/vmm.ping").await?.read()?;
         let mut more = Vec::new();
         for _ in 0..MORE {
@@ -161,6 +164,31 @@ fn seen(pid: u32, max: u32, say: Say) -> Option<Host> {
         ));
     })
     .ok()
+}
+
+/// Waits until the guest has the CPUs that are plugged, as one has that was just booted or asked.
+async fn agreed(guest: &mut Guest, plugged: &BTreeSet<u32>, ours: bool) -> Result<(), Failure> {
+    let until = tokio::time::Instant::now() + SOON;
+    while guest.answers() {
+        let cpus = guest.look().await.map_err(|e| {
+            let remedy = "see whether the guest still answers";
+            bad("a stress of the VM", &e.to_string(), remedy)
+        })?;
+        let found = check::guest::contradictions(&cpus, plugged, ours);
+        if found.is_empty() {
+            break;
+        }
+        if tokio::time::Instant::now() >= until {
+            return Err(bad(
+                "a stress of the VM",
+                &found.join("; "),
+                "bring the CPUs online that are offline in the guest, or say with --guest-online theirs that \
+                 somebody else takes them offline; a guest booted with maxcpus= or nr_cpus= does not take all",
+            ));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
 }
 
 fn mix(options: &Options, guest: &Guest) -> Result<Mix, Failure> {
