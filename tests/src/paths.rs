@@ -1,6 +1,7 @@
 //! Where the bed keeps what it makes: a folder `bed` inside cargo's target directory.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,17 @@ pub fn bed(folder: &str) -> Result<PathBuf> {
     fs::create_dir_all(&dir)
         .with_context(|| format!("cannot make the folder {}", dir.display()))?;
     Ok(dir)
+}
+
+/// What tells a file apart from others, by what is in it.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn fingerprint(path: &Path) -> Result<u64> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&bytes);
+    Ok(hasher.finish())
 }
 
 /// Writes a file so that nobody ever sees half of it. Everybody may read it, whoever else runs a guest.

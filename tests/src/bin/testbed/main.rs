@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod figures;
 mod inner;
 mod picture;
 mod progress;
@@ -35,6 +36,8 @@ enum Action {
     Stress(stress::Args),
     /// Measure Hotvisor beside Debian's QEMU and others, and print tables.
     Bench(bench::Args),
+    /// Write the README's tables and picture anew from what was measured.
+    Figures(figures::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Action::Shell(args) => shell::run(&args),
         Action::Stress(args) => stress::run(&args),
         Action::Bench(args) => bench::run(&args),
+        Action::Figures(args) => figures::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hotvisor_tests::artifacts::Artifacts;
-use hotvisor_tests::process;
 use hotvisor_tests::vm::api::{Api, Operation, State, Target};
 use hotvisor_tests::vm::{BOOT, Builder, Connection, Pluggable, Qmp, Vm};
+use hotvisor_tests::{paths, process};
 use serde_json::json;
 
 use super::results::{Guest, Peer};
 use super::trace::{Follow, Trace};
-use super::{KERNEL, MEMORY};
+use super::{KERNEL, MEMORY, on_path};
 
 /// Makes the guest say on the console that a CPU is up, which the times of all VMMs end with.
 const REPORT: &str = "hotvisor.report";
@@ -56,6 +56,15 @@ impl Peer {
         };
         let text = process::text(command.arg("--version"))?;
         Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// What tells its program apart from another build's.
+    pub(super) fn build(self, artifacts: &Artifacts) -> Result<String> {
+        let program = match self {
+            _ if self.is_ours() => artifacts.hotvisor(),
+            _ => on_path(self.program()).context("a VMM is not on PATH")?,
+        };
+        Ok(format!("{:016x}", paths::fingerprint(&program)?))
     }
 
     /// Why it cannot have so many vCPUs.

@@ -14,7 +14,7 @@ mod sweep;
 mod table;
 mod trace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some((first, others)) => {
             let mut results = Results::read(first)?;
             for path in others {
-                results.merge(Results::read(path)?);
+                results.merge(Results::read(path)?)?;
             }
             Some(results)
         }
@@ -197,6 +197,7 @@ fn inside(args: &Args) -> Result<()> {
     let mut results = Results::new(args.seed);
     for &peer in &bench.peers {
         results.versions.insert(peer, peer.version(artifacts)?);
+        results.builds.insert(peer, peer.build(artifacts)?);
     }
     for part in &args.parts {
         match part {
@@ -264,7 +265,7 @@ fn outside(args: &Args) -> Result<Option<Results>> {
     KERNEL.fetch()?.release().clone_into(&mut results.kernel);
     for (time, parts) in runs {
         if !parts.is_empty() {
-            results.merge(in_bed(args, &artifacts, time, &parts)?);
+            results.merge(in_bed(args, &artifacts, time, &parts)?)?;
         }
     }
     Ok((!results.series.is_empty()).then_some(results))
@@ -274,7 +275,7 @@ fn outside(args: &Args) -> Result<Option<Results>> {
 fn in_bed(args: &Args, artifacts: &Artifacts, time: Time, parts: &[Part]) -> Result<Results> {
     let mut peers = vec![Peer::Hotvisor, Peer::Qemu];
     let mut programs = vec![Peer::Qemu.program()];
-    if on_path(Peer::CloudHypervisor.program()) {
+    if on_path(Peer::CloudHypervisor.program()).is_some() {
         peers.push(Peer::CloudHypervisor);
         programs.push(Peer::CloudHypervisor.program());
     }
@@ -321,9 +322,20 @@ fn patience(parts: &[Part], turns: u32, cycles: u32) -> Duration {
     Duration::from_secs(3600) + (Duration::from_secs(60) + A_CYCLE * cycles) * guests
 }
 
-fn on_path(program: &str) -> bool {
+fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|program| program.is_file())
+}
+
+/// What the README shows of what `--json` wrote: tables by their names, and the picture.
+///
+/// # Errors
+/// It cannot be read, or there are no times in it.
+pub(crate) fn figures(json: &Path) -> Result<(Vec<(String, String)>, String)> {
+    let results = Results::read(json)?;
+    Ok((table::all(&results), svg::of(&results)?))
 }
 
 /// The phases of a vCPU's last change under Hotvisor, with their milliseconds.

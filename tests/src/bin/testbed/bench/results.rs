@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Of the file's shape.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A VMM that takes part.
 #[derive(
@@ -205,6 +205,8 @@ pub(super) struct Results {
     pub(super) format: u32,
     /// Of each VMM, as it says itself.
     pub(super) versions: BTreeMap<Peer, String>,
+    /// What tells the program of each apart from another build's.
+    pub(super) builds: BTreeMap<Peer, String>,
     pub(super) kernel: String,
     pub(super) seed: u64,
     pub(super) series: Vec<Series>,
@@ -216,6 +218,7 @@ impl Results {
         Self {
             format: FORMAT,
             versions: BTreeMap::new(),
+            builds: BTreeMap::new(),
             kernel: String::new(),
             seed,
             series: Vec::new(),
@@ -223,7 +226,9 @@ impl Results {
         }
     }
 
+    /// A sample; of times, nanoseconds are enough.
     pub(super) fn add(&mut self, key: Key, value: f64) {
+        let value = (value * 1e6).round() / 1e6;
         match self.series.iter_mut().find(|series| series.key == key) {
             Some(series) => series.values.push(value),
             None => self.series.push(Series {
@@ -240,8 +245,30 @@ impl Results {
     }
 
     /// Takes in what another part measured.
-    pub(super) fn merge(&mut self, other: Self) {
+    ///
+    /// # Errors
+    /// It was measured of other programs, with another kernel or another seed: nothing changes.
+    pub(super) fn merge(&mut self, other: Self) -> Result<()> {
+        for (peer, build) in &other.builds {
+            let known = self.builds.get(peer);
+            ensure!(
+                known.is_none_or(|known| known == build),
+                "one part is of {peer} {known:?}, the other of {build:?}: measure both anew"
+            );
+        }
+        let kernels = [&self.kernel, &other.kernel];
+        ensure!(
+            kernels.iter().any(|kernel| kernel.is_empty()) || kernels[0] == kernels[1],
+            "the parts are of different kernels: {kernels:?}"
+        );
+        ensure!(
+            self.seed == other.seed,
+            "the parts have different seeds: {} and {}",
+            self.seed,
+            other.seed
+        );
         self.versions.extend(other.versions);
+        self.builds.extend(other.builds);
         if self.kernel.is_empty() {
             self.kernel = other.kernel;
         }
@@ -251,6 +278,7 @@ impl Results {
                 self.add(key.clone(), value);
             }
         }
+        Ok(())
     }
 
     /// The VMMs that something was measured of, ours first.
@@ -275,10 +303,12 @@ impl Results {
         Ok(results)
     }
 
+    /// A line for each series, so that two files can be compared by the usual means, too.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        let text = serde_json::to_string(self)?
+            .replace("{\"time\":", "\n{\"time\":")
+            .replace("],\"absent\":", "\n],\"absent\":");
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -320,9 +350,31 @@ pub(super) mod tests {
         one.add(init(), 1.0);
         two.add(init(), 2.0);
         two.add(key(Peer::Hotvisor, What::Init), 3.0);
-        one.merge(two);
+        one.merge(two).unwrap();
         assert_eq!(one.get(&init()).unwrap(), [1.0, 2.0]);
         assert_eq!(one.series.len(), 2);
+    }
+
+    #[test]
+    fn parts_of_different_things_do_not_come_together() {
+        let part = |build: &str, kernel: &str, seed| {
+            let mut part = Results::new(seed);
+            part.builds.insert(Peer::Hotvisor, build.to_owned());
+            kernel.clone_into(&mut part.kernel);
+            part
+        };
+        let first = part("a", "6.1", 1);
+        for (other, word) in [
+            (part("b", "6.1", 1), "the other of \"b\""),
+            (part("a", "6.12", 1), "different kernels"),
+            (part("a", "6.1", 2), "different seeds"),
+        ] {
+            let mut both = first.clone();
+            let error = both.merge(other).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+            assert_eq!(both, first);
+        }
+        first.clone().merge(part("a", "", 1)).unwrap();
     }
 
     #[test]

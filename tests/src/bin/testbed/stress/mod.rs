@@ -3,12 +3,13 @@
 mod cell;
 mod control;
 mod pool;
+mod record;
 mod resume;
 mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use hotvisor_tests::{host, paths};
 use crate::inner::{self, Need};
 use crate::progress::Step;
 use cell::{Cell, FOLDER, VERDICT_FILE, Verdict, Wanted};
+use record::Record;
 use resume::Run;
 
 /// Operations that each scenario has with all its kernels together, at least, if all of them run.
@@ -70,6 +72,9 @@ pub(crate) struct Args {
     /// was, but for the seed, which is known.
     #[arg(long, conflicts_with = "control")]
     resume: bool,
+    /// Writes what came of it to this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "control")]
+    json: Option<PathBuf>,
     /// In L1: how many operations there are to be at least.
     #[arg(long, hide = true, default_value_t = 0)]
     operations: u64,
@@ -129,6 +134,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let done = pool::run(&bed, &cells)?;
     let markdown = table::all(seed, &done);
     fs::write(folder.join("table.md"), &markdown)?;
+    if let Some(path) = &args.json {
+        Record::new(seed, &done).write(path)?;
+    }
     print!("\n{markdown}");
     let good = done.iter().all(|(_, verdict)| verdict.failure.is_none());
     Ok(if good {
@@ -136,6 +144,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The README's table of a run that `--json` wrote.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn figure(json: &Path) -> Result<String> {
+    Ok(Record::read(json)?.table())
 }
 
 /// What is to run, in order.

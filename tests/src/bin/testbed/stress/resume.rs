@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use hotvisor_tests::paths;
 use serde::{Deserialize, Serialize};
 
 use super::Bed;
@@ -39,15 +39,13 @@ pub(super) fn seed(folder: &Path) -> Result<u64> {
 
 impl Run {
     pub(super) fn new(bed: &Bed<'_>, cells: &[Cell]) -> Result<Self> {
-        let mut program = DefaultHasher::new();
-        program.write(&fs::read(bed.artifacts.hotvisor())?);
         let cells = cells.iter();
         Ok(Self {
             seed: bed.seed,
             cells: cells
                 .map(|cell| (cell.name(), bed.wanted(cell).arguments(cell)))
                 .collect(),
-            program: program.finish(),
+            program: paths::fingerprint(&bed.artifacts.hotvisor())?,
         })
     }
 

@@ -89,7 +89,7 @@ impl View<'_> {
         let mut head = format!("| {title} |");
         let mut line = "|---|".to_owned();
         for peer in &peers {
-            let _ = write!(head, " {peer} (p50, p90, p99) |");
+            let _ = write!(head, " {peer} (p50, p90, p99; samples) |");
             line += "---:|";
         }
         for peer in peers.iter().filter(|peer| **peer != Peer::Hotvisor) {
@@ -122,9 +122,14 @@ impl View<'_> {
             return self.nothing(row, peer).to_owned();
         };
         let [p50, p90, p99] = [50, 90, 99].map(|hundredths| digits(stats.percentile(hundredths)));
-        format!("{} ({p50}, {p90}, {p99})", milliseconds(stats.typical()))
+        let samples = stats.count();
+        format!(
+            "{} ({p50}, {p90}, {p99}; {samples})",
+            milliseconds(stats.typical())
+        )
     }
 
+    /// What the guest's kernel needed of it.
     fn kernel(&self, row: &Row, peer: Peer) -> Option<f64> {
         let What::Change(change) = row.what else {
             return None;
