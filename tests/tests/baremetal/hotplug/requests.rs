@@ -15,6 +15,7 @@ pub(super) fn tests() -> Vec<Test> {
         ),
         test("hotplug::a_silent_guest_is_a_deadline_and_undone", silent),
         test("hotplug::a_late_eject_is_honoured", late),
+        test("hotplug::a_no_to_the_first_of_two_requests", twice),
         test("hotplug::cancel_before_the_guest_has_read", cancel),
         test(
             "hotplug::cancel_after_the_guest_has_read_is_a_no",
@@ -106,6 +107,27 @@ fn late(context: &Context) -> Result<()> {
         ended["kind"] == "guest_eject" && ended["state"] == "succeeded",
         || format!("the late eject is {ended}"),
     )?;
+    guest.power_off()
+}
+
+/// Who ran out of time asks again, and the guest has the request twice: its no to the first is not one to the second.
+fn twice(context: &Context) -> Result<()> {
+    let machine = machine(context, 2, 2)?.with(|vm| vm.arg("--guest-eject").arg("ignore"));
+    let guest = machine.boot()?;
+    guest.start_cpu(1, 1)?;
+    let body = json!({ "target": "offline" });
+    let first = guest.put("/api/v1/vcpus/1?timeout=1", &body)?;
+    guest.scan()?;
+    guest.expect_state(&first, "timed_out")?;
+    let second = guest.request(1, "offline")?;
+    guest.scan()?;
+    guest.ost(1, BEGUN)?;
+    guest.ost(1, (3, 0x82))?;
+    guest.expect_phase(1, "notifying")?;
+    guest.ost(1, BEGUN)?;
+    guest.eject(1)?;
+    guest.expect_state(&second, "succeeded")?;
+    guest.expect_phase(1, "dormant")?;
     guest.power_off()
 }
 
