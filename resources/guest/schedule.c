@@ -7,7 +7,11 @@
  * priority), the kernel's own among them that take a CPU offline. One that never sleeps has it for
  * itself, once /proc/sys/kernel/sched_rt_runtime_us is -1.
  *
- * Ends with the number of the first error, or 0. Needs no C library, so that it is small: it is part
+ * schedule little PID... leaves each of these processes next to nothing of what it was promised.
+ *
+ * schedule other PID... makes each of these processes one like all others again.
+ *
+ * Goes on after an error, and ends with the number of the first one, or 0. Needs no C library, so that it is small: it is part
  * of an image that each test boots.
  */
 
@@ -27,7 +31,12 @@ struct attributes {
 };
 
 enum { SYS_EXIT = 60, SYS_SCHED_SETATTR = 314, EINVAL = 22 };
-enum { SCHED_FIFO = 1, SCHED_DEADLINE = 6 };
+enum { SCHED_OTHER = 0, SCHED_FIFO = 1, SCHED_DEADLINE = 6 };
+
+static const struct attributes OTHER = {
+    .size = sizeof(struct attributes),
+    .policy = SCHED_OTHER,
+};
 
 static const struct attributes FIFO = {
     .size = sizeof(struct attributes),
@@ -41,6 +50,14 @@ static const struct attributes DEADLINE = {
     .runtime = 60 * 1000 * 1000,
     .deadline = 100 * 1000 * 1000,
     .period = 100 * 1000 * 1000,
+};
+
+static const struct attributes LITTLE = {
+    .size = sizeof(struct attributes),
+    .policy = SCHED_DEADLINE,
+    .runtime = 10 * 1000,
+    .deadline = 1000 * 1000 * 1000,
+    .period = 1000 * 1000 * 1000,
 };
 
 static long syscall3(long number, long first, long second, long third)
@@ -72,24 +89,28 @@ static int same(const char *one, const char *other)
 
 static const struct attributes *named(const char *name)
 {
+    if (same(name, "other"))
+        return &OTHER;
     if (same(name, "fifo"))
         return &FIFO;
+    if (same(name, "little"))
+        return &LITTLE;
     return same(name, "deadline") ? &DEADLINE : 0;
 }
 
 static long schedule(int count, char **arguments)
 {
     const struct attributes *attributes = count < 3 ? 0 : named(arguments[1]);
+    long first = 0;
 
     if (!attributes)
         return EINVAL;
     for (int at = 2; at < count; at++) {
         long error = syscall3(SYS_SCHED_SETATTR, number(arguments[at]), (long)attributes, 0);
 
-        if (error)
-            return -error;
+        first = first ? first : -error;
     }
-    return 0;
+    return first;
 }
 
 /* The stack holds the number of arguments, and behind it their pointers (System V ABI, 3.4.1). */
