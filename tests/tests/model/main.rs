@@ -155,6 +155,11 @@ const MOVABLE: Life = Life {
     ..PINNED
 };
 
+const OF_ANOTHER: Life = Life {
+    steps: &[Do::Enter(2, true), Do::Leave],
+    ..PINNED
+};
+
 /// Whom the notifier waits for: it goes through the gate once more before it is done.
 const SAMPLER: Life = Life {
     steps: &[
@@ -370,6 +375,53 @@ fn three_vcpus() {
             ..PLAIN
         });
     }
+}
+
+/// Everybody at once: users of two of three vCPUs, bound to them or not, one of them with a lock, and time that runs out.
+#[test]
+fn three_vcpus_and_three_users() {
+    for (users, deadlines) in [
+        (&[PINNED, MOVABLE, OF_ANOTHER][..], 1),
+        (&[PINNED, LOCK_FIRST, GATE_FIRST], 0),
+    ] {
+        holds(Shape {
+            vcpus: 3,
+            boot: 3,
+            users,
+            budget: Budget {
+                requests: 1,
+                deadlines,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn three_vcpus_and_two_requests() {
+    for boot in [2, 3] {
+        holds(Shape {
+            vcpus: 3,
+            boot,
+            users: &[],
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn three_vcpus_and_a_reboot() {
+    holds(Shape {
+        vcpus: 3,
+        boot: 3,
+        budget: Budget {
+            requests: 1,
+            reboots: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
 }
 
 /// The order of 2012: whoever needs the lock is shut out, and the notifier waits for one of them.
