@@ -169,7 +169,10 @@ fn seen(pid: u32, max: u32, say: Say) -> Option<Host> {
 /// Waits until the guest has the CPUs that are plugged, as one has that was just booted or asked.
 async fn agreed(guest: &mut Guest, plugged: &BTreeSet<u32>, ours: bool) -> Result<(), Failure> {
     let until = tokio::time::Instant::now() + SOON;
+    // It has to be asked: nothing says when it is worth it.
+    let mut again = tokio::time::interval(AGAIN);
     while guest.answers() {
+        again.tick().await;
         let cpus = guest.look().await.map_err(|e| {
             let remedy = "see whether the guest still answers";
             bad("a stress of the VM", &e.to_string(), remedy)
@@ -186,7 +189,6 @@ async fn agreed(guest: &mut Guest, plugged: &BTreeSet<u32>, ours: bool) -> Resul
                  somebody else takes them offline; a guest booted with maxcpus= or nr_cpus= does not take all",
             ));
         }
-        tokio::time::sleep(AGAIN).await;
     }
     Ok(())
 }
