@@ -101,6 +101,17 @@ impl Backend {
         // Nobody reads any more only at the end.
         let _ = self.post.send(Message::Notice(notice));
     }
+
+    /// It evaluates `_OST`, and never to say no.
+    fn says(&self, vcpu: u32, source: u32, status: u32) {
+        let kept = None;
+        let what = What::Status {
+            source,
+            status,
+            kept,
+        };
+        self.guest(vcpu, what);
+    }
 }
 
 impl Machinery for Backend {
@@ -147,8 +158,7 @@ impl Machinery for Backend {
         let run = worker.run;
         // A guest that obeys at once: reads of it, takes it, starts it.
         self.guest(vcpu, What::Read(Asked::Insert));
-        let (source, status) = (1, 0);
-        self.guest(vcpu, What::Status { source, status });
+        self.says(vcpu, 1, 0);
         let _ = self.post.send(Message::Started(vcpu, run));
         self.plugs
     }
@@ -171,20 +181,16 @@ impl Machinery for Backend {
         false
     }
 
-    fn request_eject(&mut self, vcpu: u32) {
+    fn request_eject(&mut self, vcpu: u32) -> u32 {
         self.guest(vcpu, What::Read(Asked::Eject));
-        let (source, status) = (3, 0x84);
-        self.guest(vcpu, What::Status { source, status });
+        self.says(vcpu, 3, 0x84);
         self.guest(vcpu, What::Ejected { requested: true });
+        // It is never asked twice.
+        1
     }
 
     fn withdraw_eject(&mut self, _vcpu: u32) -> bool {
         false
-    }
-
-    fn revoke_eject(&mut self, _vcpu: u32) -> bool {
-        // This guest has one request at a time.
-        true
     }
 
     fn acknowledge(&mut self, _vcpu: u32) {}

@@ -21,7 +21,7 @@
 //! | eject at any time after a request that was not taken back, its event cleared or not | it is honoured |
 //! | clear events and do nothing, or never read them | they are gone, or stay; the machine's own deadlines apply |
 //! | hand an eject to a firmware (flag bit 4) | there is none: it is ignored; logged |
-//! | send any `_OST` at any time for any CPU | it is posted; source 0 or 1 acknowledges the insertion |
+//! | send any `_OST` at any time for any CPU | it is posted; source 0 or 1 acknowledges the insertion, source 3 answers to a request to eject, the last of which ends its right to |
 //! | do all this at full speed from every CPU | one lock, held for a step of bounded length; few lines of log |
 
 pub mod regs;
@@ -86,6 +86,9 @@ pub enum What {
         source: u32,
         /// What became of it: 0 is success.
         status: u32,
+        /// The guest keeps a CPU that it was asked to eject, and may not eject it any more: no request is with it, and this is the
+        /// number of the last.
+        kept: Option<u32>,
     },
     /// It ejected the CPU, which is not enabled any more.
     Ejected {
@@ -233,26 +236,21 @@ impl CpuHotplug {
     /// Sets the remove event of a CPU, and authorises its eject. The boot CPU's is never asked for.
     ///
     /// The guest sees it once it has acknowledged the CPU, by `_OST` or as of [`CpuHotplug::acknowledge`], and is to be
-    /// notified then.
-    pub fn request_eject(&self, cpu: u32) {
-        if cpu != BOOT_CPU {
-            self.change(cpu, Slot::request_eject);
+    /// notified then. Returns the number of the request, of those for this CPU; one that follows another before that was read is
+    /// the same.
+    pub fn request_eject(&self, cpu: u32) -> u32 {
+        match cpu {
+            BOOT_CPU => 0,
+            cpu => self.change(cpu, Slot::request_eject).unwrap_or(0),
         }
     }
 
     /// Takes a request to eject back. `true`: the guest had not read it and now never will; event and
-    /// authorisation are gone. `false`: it may have read it, nothing is changed, and an eject that comes
+    /// authorisation are gone. `false`: it may have read it, or an earlier one that it has not answered, and an eject that comes
     /// late is still a requested one; or the CPU has just been ejected.
     #[must_use]
     pub fn withdraw_eject(&self, cpu: u32) -> bool {
         self.change(cpu, Slot::withdraw_eject).unwrap_or(false)
-    }
-
-    /// Drops the authorisation to eject a CPU, which the guest has refused. `true`: it was its answer to the last request.
-    /// `false`: it was asked again since, and may say yes to that; nothing is changed.
-    #[must_use]
-    pub fn revoke_eject(&self, cpu: u32) -> bool {
-        self.change(cpu, Slot::revoke_eject).unwrap_or(true)
     }
 
     /// Takes an insertion back. `true`: the guest has neither read the event nor that the slot is enabled,
@@ -430,15 +428,14 @@ impl State {
             Command::OstStatus => {
                 let source = self.selected(|slot| slot.ost_source)?;
                 let status = value;
-                if INSERTION_SOURCES.contains(&source) {
-                    self.selected(|slot| slot.answer_insertion(status))?;
-                    return self.post(What::Status { source, status });
-                }
-                if source == EJECT_REQUEST && status != EJECT_IN_PROGRESS {
-                    self.selected(Slot::answer_ejection)?;
-                }
-                self.post(What::Status { source, status })?;
-                self.vacated()
+                let insertion = INSERTION_SOURCES.contains(&source);
+                let kept = self.selected(|slot| slot.answer(insertion, source, status))?;
+                self.post(What::Status {
+                    source,
+                    status,
+                    kept,
+                })?;
+                if insertion { Ok(()) } else { self.vacated() }
             }
             Command::NextWithEvent | Command::ArchId => Err(NoEffect::NoArgument),
         }

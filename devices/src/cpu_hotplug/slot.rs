@@ -4,7 +4,9 @@
 //! the guest's scan clears the event at once, long before it ejects, and that must not take the right away.
 
 use super::regs::{ENABLED, INSERT, REMOVE};
-use super::{GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN};
+use super::{
+    EJECT_IN_PROGRESS, EJECT_REQUEST, GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN,
+};
 
 /// How many announcements of a CPU that is not shown yet leave it so. Whoever has not looked by the next one never will.
 const UNSEEN: u8 = 2;
@@ -31,15 +33,19 @@ struct Cpu {
     insert: Event,
     /// How many announcements of it the guest has cleared, and not answered. One that it never answers, because another
     /// kernel has taken its place, leaves a later no without effect: the CPU stays, as where nothing is said at all.
-    unanswered: u32,
+    open_insertions: u32,
     /// It has answered to one that it takes it.
     taken: bool,
     /// Shown only when the CPU is known. A guest may carry out two notifications in the other order (Linux since 6.8 has
     /// their handlers run on all CPUs at once), and would eject before it answers to the insertion.
     remove: Event,
+    /// How often its ejection was asked for; again before the guest has read that is no other time.
+    asks: u32,
     /// How many requests to eject the guest has cleared, and not answered. It may have two at once: who ran out of time asks
-    /// again. One that it never answers leaves a later no without effect, as with insertions.
-    unrefused: u32,
+    /// again. One that it never answers leaves a later no without effect, until it has ejected the CPU or started again.
+    open_ejections: u32,
+    /// It has begun with an ejection, and not said since what came of it.
+    ejects: bool,
     /// The host asked for the eject, and has not taken that back.
     authorised: bool,
     /// The guest has acknowledged this insertion, so what it does from now on is meant for this CPU.
@@ -160,8 +166,8 @@ impl Slot {
         event.read |= event.pending;
         let was_set = std::mem::take(&mut event.pending);
         let open = match request {
-            Request::Insert => &mut cpu.unanswered,
-            Request::Eject => &mut cpu.unrefused,
+            Request::Insert => &mut cpu.open_insertions,
+            Request::Eject => &mut cpu.open_ejections,
         };
         *open = open.saturating_add(u32::from(was_set));
         was_set
@@ -175,28 +181,44 @@ impl Slot {
         }
     }
 
+    /// What the guest says of an insertion, or of an ejection: see there.
+    pub(super) fn answer(&mut self, insertion: bool, source: u32, status: u32) -> Option<u32> {
+        if insertion {
+            self.answer_insertion(status);
+            return None;
+        }
+        self.answer_ejection(source, status)
+    }
+
     /// The guest has answered to an announcement, or says that it is at it.
-    pub(super) fn answer_insertion(&mut self, status: u32) {
+    fn answer_insertion(&mut self, status: u32) {
         let Some(cpu) = self.visible() else { return };
         cpu.known = true;
         if status != INSERT_IN_PROGRESS {
-            cpu.unanswered = cpu.unanswered.saturating_sub(1);
+            cpu.open_insertions = cpu.open_insertions.saturating_sub(1);
             cpu.taken |= status == TAKEN;
         }
     }
 
-    /// The guest says no to a request to eject, or that it is done, and the CPU is still there. What it says before it has
-    /// acknowledged this one, it says of the one before.
-    pub(super) fn answer_ejection(&mut self) {
-        if let Some(cpu) = self.visible().filter(|cpu| cpu.known) {
-            cpu.unrefused = cpu.unrefused.saturating_sub(1);
+    /// The guest says what comes of an ejection, and the CPU is still there. If it keeps it, and no request is with it any more,
+    /// the number of the last; with that goes the right to eject. What it says before it has acknowledged this CPU, it says of the
+    /// one before.
+    fn answer_ejection(&mut self, source: u32, status: u32) -> Option<u32> {
+        let cpu = self.visible().filter(|cpu| cpu.known)?;
+        if source == EJECT_REQUEST && status == EJECT_IN_PROGRESS {
+            // It does one after the other: of the one before there is nothing to be heard any more.
+            let dead = std::mem::replace(&mut cpu.ejects, true) && cpu.open_ejections > 1;
+            cpu.open_ejections -= u32::from(dead);
+            return None;
         }
-    }
-
-    /// Whether a request to eject is still with the guest: it has yet to read it, or to answer.
-    pub(super) fn awaits_eject(&self) -> bool {
-        let cpu = self.cpu.as_ref();
-        cpu.is_some_and(|cpu| cpu.remove.pending || cpu.unrefused > 0)
+        cpu.ejects = false;
+        if source != EJECT_REQUEST {
+            return None;
+        }
+        cpu.open_ejections = cpu.open_ejections.saturating_sub(1);
+        let last = !cpu.remove.pending && cpu.open_ejections == 0;
+        cpu.authorised &= !last;
+        last.then_some(cpu.asks)
     }
 
     /// The guest ejects the CPU, of a slot that is not the boot CPU's.
@@ -248,42 +270,41 @@ impl Slot {
         }
     }
 
-    pub(super) fn request_eject(&mut self) {
-        if let Some(cpu) = &mut self.cpu {
-            cpu.remove.pending = true;
-            cpu.authorised = true;
+    /// Returns the number of the request.
+    pub(super) fn request_eject(&mut self) -> u32 {
+        let Some(cpu) = &mut self.cpu else { return 0 };
+        if !cpu.remove.pending {
+            cpu.asks = cpu.asks.wrapping_add(1);
+            cpu.remove = Event {
+                pending: true,
+                read: false,
+            };
         }
+        cpu.authorised = true;
+        cpu.asks
     }
 
-    /// Takes back a request to eject that the guest has not read. Whether it did.
+    /// Takes back a request to eject that the guest has not read. Whether it has none now: it may have read an earlier one, and
+    /// not answered.
     pub(super) fn withdraw_eject(&mut self) -> bool {
         match &mut self.cpu {
-            Some(cpu) if cpu.remove.read => false,
+            // A scan that was led here takes a slot without an event for the end of its work.
+            Some(cpu) if cpu.remove.pending && cpu.remove.read => false,
             Some(cpu) => {
-                cpu.remove.pending = false;
-                cpu.authorised = false;
-                true
+                cpu.remove = Event::default();
+                let none = cpu.open_ejections == 0;
+                cpu.authorised &= !none;
+                none
             }
             None => false,
         }
-    }
-
-    /// Drops the authorisation, where no request is with the guest any longer. Whether it did: a request that is, is to be
-    /// carried out, and a scan that was led here takes a slot without an event for the end of its work.
-    pub(super) fn revoke_eject(&mut self) -> bool {
-        let over = !self.awaits_eject();
-        if let (true, Some(cpu)) = (over, &mut self.cpu) {
-            cpu.authorised = false;
-            cpu.remove = Event::default();
-        }
-        over
     }
 
     /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to
     /// that, or has said so. Nor where its scan is at this slot (`scanned`) and would find the event gone that led it here.
     /// Whether it did.
     pub(super) fn discard(&mut self, scanned: bool) -> bool {
-        let asked = |cpu: &Cpu| cpu.insert.pending || cpu.unanswered > 0;
+        let asked = |cpu: &Cpu| cpu.insert.pending || cpu.open_insertions > 0;
         let found = |cpu: &Cpu| scanned && cpu.asks_for_eject();
         let refused = |cpu: &Cpu| !cpu.taken && !asked(cpu) && !found(cpu);
         let refused = self.cpu.as_ref().is_some_and(refused);

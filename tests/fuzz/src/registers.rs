@@ -44,7 +44,6 @@ enum Step {
     Acknowledge(Cpu),
     RequestEject(Cpu),
     WithdrawEject(Cpu),
-    RevokeEject(Cpu),
     WithdrawInsert(Cpu),
     Discard(Cpu),
 }
@@ -72,7 +71,7 @@ struct Bed {
     policy: GuestEject,
     /// Whether there is a CPU, by all that was said of it.
     there: [bool; MAX as usize],
-    /// Whether an eject of it was asked for, and not taken back.
+    /// Whether an eject of it was asked for, and neither taken back nor refused.
     asked: [bool; MAX as usize],
 }
 
@@ -152,10 +151,6 @@ impl Bed {
                 let gone = host.withdraw_eject(cpu.id());
                 self.note(cpu, |_, asked| *asked &= !gone);
             }
-            Step::RevokeEject(cpu) => {
-                let gone = host.revoke_eject(cpu.id());
-                self.note(cpu, |_, asked| *asked &= !gone);
-            }
             Step::WithdrawInsert(cpu) => {
                 let gone = host.withdraw_insert(cpu.id());
                 assert!(!gone || cpu.id() > 0, "the boot CPU was taken");
@@ -191,6 +186,9 @@ impl Bed {
         for Notice { cpu, what, .. } in posted {
             let id = cpu as usize;
             assert!(cpu < MAX, "{step:?}: there is no CPU {cpu}");
+            if let What::Status { kept: Some(_), .. } = what {
+                self.asked[id] = false;
+            }
             if let What::Ejected { requested } = what {
                 assert!(cpu != 0, "{step:?} ejects the boot CPU");
                 assert!(self.there[id], "{step:?} ejects nobody");

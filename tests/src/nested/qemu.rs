@@ -48,7 +48,8 @@ const PAUSE_EXITS: &str = "x-force-features=on,pause-filter=on,pfthreshold=on";
 
 /// All that can be emulated, but for XSAVE and what needs it: that a guest of L1's sets XCR0 does not leave that guest, as it
 /// does on hardware, so that KVM goes on to say how large its state was before. Linux warns of that at its boot, under any VMM,
-/// and does without; and a kernel that has warned once does not show in its taint when it does so again.
+/// and does without; and a kernel that has warned once does not show in its taint when it does so again. What becomes of XCR0 when
+/// a vCPU comes again is seen on hardware alone.
 const CPU: &str = "max,-xsave,-avx,-avx2,-f16c,-fma,-vaes,-pku";
 
 /// How many CPUs L1 has where its clock is the host's.

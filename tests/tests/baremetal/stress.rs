@@ -269,7 +269,8 @@ fn offline(context: &Context) -> Result<()> {
     )?;
     let command = format!("--guest-command=sh {}", shell.display());
     let before = asked(&guest)?;
-    let came = guest.vm().cli(&["stress", "--cycles=1", &command])?;
+    let args = ["stress", "--cycles=1", "--mix=plug=1", &command];
+    let came = guest.vm().cli(&args)?;
     let words = ["has the CPUs {0} online", "--guest-online theirs"];
     expect(guest.vm(), &came, 2, &words)?;
     anyhow::ensure!(asked(&guest)? == before, "something was asked for");

@@ -265,17 +265,13 @@ impl Machinery for Machine {
         discarded
     }
 
-    fn request_eject(&mut self, vcpu: u32) {
+    fn request_eject(&mut self, vcpu: u32) -> u32 {
         self.interrupt = true;
-        self.registers.request_eject(vcpu);
+        self.registers.request_eject(vcpu)
     }
 
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {
         self.registers.withdraw_eject(vcpu)
-    }
-
-    fn revoke_eject(&mut self, vcpu: u32) -> bool {
-        self.registers.revoke_eject(vcpu)
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

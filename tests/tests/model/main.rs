@@ -291,6 +291,7 @@ fn notifications_that_overtake_each_other() {
     }
 }
 
+/// Also of two requests that the guest has both, and says no to the first of.
 #[test]
 fn operations_that_run_out_of_time() {
     holds(Shape {
@@ -312,21 +313,6 @@ fn an_ejection_that_is_asked_for_twice() {
         budget: Budget {
             requests: 3,
             deadlines: 1,
-            ..PLAIN.budget
-        },
-        ..PLAIN
-    });
-}
-
-/// And it says no to the first, and yes to the second.
-#[test]
-fn a_no_to_the_first_of_two_requests() {
-    holds(Shape {
-        users: &[],
-        budget: Budget {
-            requests: 2,
-            deadlines: ALWAYS,
-            refusals: 1,
             ..PLAIN.budget
         },
         ..PLAIN

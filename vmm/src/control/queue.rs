@@ -245,6 +245,7 @@ mod tests {
         let status = What::Status {
             source: 3,
             status: 0x84,
+            kept: None,
         };
         for chatter in [What::SeenEmpty, What::Read(Request::Insert), status] {
             (0..4 * CHATTER).for_each(|_| say(chatter));

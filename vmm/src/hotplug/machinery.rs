@@ -34,13 +34,10 @@ pub trait Machinery {
     /// take it. Whether it did.
     fn discard(&mut self, vcpu: u32) -> bool;
     /// Asks the guest to eject the vCPU. It is shown that when it has acknowledged the insertion, and notified then by
-    /// [`Machinery::remind`].
-    fn request_eject(&mut self, vcpu: u32);
-    /// Takes that back, if the guest has not read it.
+    /// [`Machinery::remind`]. Returns the request's number, of those for this insertion.
+    fn request_eject(&mut self, vcpu: u32) -> u32;
+    /// Takes that back, if the guest has not read it. Whether it has none now: it may have an earlier one to answer.
     fn withdraw_eject(&mut self, vcpu: u32) -> bool;
-    /// Takes the permission to eject back, which the guest has said no to, unless it was asked again since then, and may
-    /// eject. Whether it did.
-    fn revoke_eject(&mut self, vcpu: u32) -> bool;
     /// The guest has shown that it knows of this insertion.
     fn acknowledge(&mut self, vcpu: u32);
 }

@@ -18,12 +18,6 @@ pub fn answers_the_host(source: u32) -> bool {
     source == EJECT_REQUEST
 }
 
-/// Whether this is the guest's last word about an ejection that the host has asked for, and which it has not carried out.
-#[must_use]
-pub fn is_no_to_ejection(source: u32, status: u32) -> bool {
-    answers_the_host(source) && status != EJECT_IN_PROGRESS
-}
-
 /// Whether a source is about an insertion.
 #[must_use]
 pub fn is_insertion(source: u32) -> bool {

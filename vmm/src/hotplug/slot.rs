@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) run: u64,
     /// The controller's number of its present insertion; notices of an earlier one are stale.
     pub(super) plug: u32,
+    /// The controller's number of the last request to eject it; a no to an earlier one is stale.
+    pub(super) ask: u32,
     /// What is under way.
     pub(super) attempt: Option<Attempt>,
     /// Counts the attempts; answers to an earlier one are stale.
@@ -59,6 +61,7 @@ impl Slot {
             target: whereabouts(phase),
             run: 0,
             plug: 0,
+            ask: 0,
             attempt: None,
             attempts: 0,
             again: None,

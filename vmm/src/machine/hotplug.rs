@@ -70,16 +70,12 @@ impl Machinery for Machine {
         self.devices.hotplug.registers.discard(vcpu)
     }
 
-    fn request_eject(&mut self, vcpu: u32) {
-        self.devices.hotplug.telling().request_eject(vcpu);
+    fn request_eject(&mut self, vcpu: u32) -> u32 {
+        self.devices.hotplug.telling().request_eject(vcpu)
     }
 
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {
         self.devices.hotplug.registers.withdraw_eject(vcpu)
-    }
-
-    fn revoke_eject(&mut self, vcpu: u32) -> bool {
-        self.devices.hotplug.registers.revoke_eject(vcpu)
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

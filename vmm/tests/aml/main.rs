@@ -119,7 +119,11 @@ fn notice(device: &str, value: u8) -> (String, u8) {
 }
 
 fn status(source: u32, status: u32) -> What {
-    What::Status { source, status }
+    What::Status {
+        source,
+        status,
+        kept: None,
+    }
 }
 
 #[test]
@@ -315,7 +319,9 @@ fn mat_is_the_structure_of_a_cpu_that_is_enabled() {
 fn no_moment_of_a_scan_loses_an_event() {
     let changes: [(u32, u8, Change<'_>); 4] = [
         (3, INSERT, &|cpus| cpus.announce(3)),
-        (2, REMOVE, &|cpus| cpus.request_eject(2)),
+        (2, REMOVE, &|cpus| {
+            cpus.request_eject(2);
+        }),
         (1, INSERT, &|cpus| {
             cpus.insert(1);
         }),
@@ -357,7 +363,7 @@ fn a_withdrawal_during_a_scan_hides_no_other_event() {
         bed.cpus.request_eject(2);
         bed.cpus.insert(5);
         bed.meanwhile = (moment, &|cpus| {
-            let _ = cpus.withdraw_eject(2) || cpus.revoke_eject(2);
+            let _ = cpus.withdraw_eject(2);
         });
         let run = bed.run(&[SCAN]);
         assert!(run.notified().contains(&notice("C005", 1)), "{moment}");

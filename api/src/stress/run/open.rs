@@ -82,7 +82,11 @@ impl Run {
                 "allow as many at least",
             ));
         }
-        agreed(&mut guest, &plugged, options.ours).await?;
+        if let Err(failure) = agreed(&mut guest, &plugged, options.ours).await {
+            // What else is wrong with the guest does not matter any more.
+            let _ = guest.tidy_up().await;
+            return Err(failure);
+        }
         let ping: Ping = client.get("/api/v1/vmm.ping").await?.read()?;
         let mut more = Vec::new();
         for _ in 0..MORE {
@@ -171,6 +175,8 @@ async fn agreed(guest: &mut Guest, plugged: &BTreeSet<u32>, ours: bool) -> Resul
     let until = tokio::time::Instant::now() + SOON;
     // It has to be asked: nothing says when it is worth it.
     let mut again = tokio::time::interval(AGAIN);
+    // It needs these CPUs as well.
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while guest.answers() {
         again.tick().await;
         let cpus = guest.look().await.map_err(|e| {

@@ -16,7 +16,6 @@ enum Step {
     Announce(u32),
     RequestEject(u32),
     WithdrawEject(u32),
-    RevokeEject(u32),
     WithdrawInsert(u32),
     Discard(u32),
 }
@@ -36,7 +35,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => cpu().prop_map(Step::Announce),
         2 => cpu().prop_map(Step::RequestEject),
         1 => cpu().prop_map(Step::WithdrawEject),
-        1 => cpu().prop_map(Step::RevokeEject),
         1 => cpu().prop_map(Step::WithdrawInsert),
         1 => cpu().prop_map(Step::Discard),
     ]
@@ -54,9 +52,8 @@ impl Bed {
             Step::Data(value) => self.write(DATA, &value.to_le_bytes()),
             Step::Insert(cpu) => drop(host.insert(cpu)),
             Step::Announce(cpu) => host.announce(cpu),
-            Step::RequestEject(cpu) => host.request_eject(cpu),
+            Step::RequestEject(cpu) => drop(host.request_eject(cpu)),
             Step::WithdrawEject(cpu) => return Some(host.withdraw_eject(cpu)),
-            Step::RevokeEject(cpu) => return Some(host.revoke_eject(cpu)),
             Step::WithdrawInsert(cpu) => return Some(host.withdraw_insert(cpu)),
             Step::Discard(cpu) => return Some(host.discard(cpu)),
         }
@@ -90,9 +87,12 @@ struct Facts {
     known: bool,
     authorised: bool,
     /// Announcements that the guest has cleared, and not answered.
-    unanswered: u32,
+    open_insertions: u32,
     /// Requests to eject that the guest has cleared, and not answered.
-    unrefused: u32,
+    open_ejections: u32,
+    asks: u32,
+    /// The guest has begun with one, and not said what came of it.
+    ejects: bool,
     taken: bool,
     plug: u32,
 }
@@ -116,26 +116,48 @@ impl Facts {
     fn inserted(&mut self) {
         self.known = false;
         self.authorised = false;
-        self.unanswered = 0;
-        self.unrefused = 0;
+        self.open_insertions = 0;
+        self.asks = 0;
+        self.open_ejections = 0;
+        self.ejects = false;
         self.taken = false;
         self.plug += 1;
     }
 
     /// The rules' answer to a wish to take out what the guest has said no to. It may be no for the sake of a scan, too.
     fn discard(&self, cpu: usize, flags: u8, answer: Option<bool>) -> bool {
-        let asked = flags & INSERT != 0 || self.unanswered > 0;
+        let asked = flags & INSERT != 0 || self.open_insertions > 0;
         let scanned = self.known && flags & REMOVE != 0 && answer == Some(false);
         cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned
     }
 
-    /// The guest's `_OST` about an insertion.
-    fn answered(&mut self, status: u32) {
-        self.known = true;
-        if status != INSERT_IN_PROGRESS {
-            self.unanswered = self.unanswered.saturating_sub(1);
-            self.taken |= status == 0;
+    /// The guest's `_OST` about this CPU. Whether it keeps it, and has no right to eject it any more.
+    fn said(&mut self, source: u32, status: u32, pending: bool) -> Option<u32> {
+        match (source, status) {
+            (0 | 1, _) => {
+                self.known = true;
+                if status != INSERT_IN_PROGRESS {
+                    self.open_insertions = self.open_insertions.saturating_sub(1);
+                    self.taken |= status == 0;
+                }
+            }
+            (3, EJECT_IN_PROGRESS) => {
+                // The one before is dead.
+                if self.ejects && self.open_ejections > 1 {
+                    self.open_ejections -= 1;
+                }
+                self.ejects = true;
+            }
+            (3, _) => {
+                self.ejects = false;
+                self.open_ejections = self.open_ejections.saturating_sub(1);
+                let kept = !pending && self.open_ejections == 0;
+                self.authorised &= !kept;
+                return kept.then_some(self.asks);
+            }
+            _ => self.ejects = false,
         }
+        None
     }
 }
 
@@ -153,20 +175,13 @@ fn check(
         if matches!(*step, Step::Discard(n) if n as usize == cpu) {
             prop_assert_eq!(answer, Some(fact.discard(cpu, was.held, answer)));
         }
-        let mut expected = asked(fact, cpu, (step, answer), was.held);
+        let mut expected = asked(fact, cpu, (step, answer), (was.held, is.held));
         let mut vacated = matches!(*step, Step::Read(FLAGS, 1))
             || matches!(*step, Step::Announce(n) if n as usize == cpu);
         let mut ejected = false;
         for &(_, plug, what) in posted.iter().filter(|notice| notice.0 as usize == cpu) {
             let ejection = matches!(what, What::Status { source, .. } if source > 1);
-            // An insertion that is not shown, or not acknowledged: it speaks of the CPU before.
-            let earlier = match what {
-                What::SeenEmpty => false,
-                What::EjectIgnored(why) => {
-                    why == Ignored::NotYetKnown || was.held != 0 && was.vacating
-                }
-                _ => was.held != 0 && (was.vacating || ejection && !fact.known),
-            };
+            let earlier = is_earlier(fact, was, what);
             prop_assert_eq!(plug, fact.plug.wrapping_sub(u32::from(earlier)));
             match what {
                 What::Read(request) => {
@@ -174,18 +189,21 @@ fn check(
                     prop_assert!(was.shown & flag != 0);
                     expected &= !flag;
                     match request {
-                        Request::Insert => fact.unanswered += 1,
-                        Request::Eject => fact.unrefused += 1,
+                        Request::Insert => fact.open_insertions += 1,
+                        Request::Eject => fact.open_ejections += 1,
                     }
                 }
-                What::Status { source, status } if ejection => {
-                    if was.shown != 0 && fact.known && (source, status != 0x84) == (3, true) {
-                        fact.unrefused = fact.unrefused.saturating_sub(1);
-                    }
-                    vacated = true;
+                What::Status {
+                    source,
+                    status,
+                    kept,
+                } => {
+                    let meant = was.shown != 0 && (fact.known || !ejection);
+                    let pending = was.held & REMOVE != 0;
+                    let expected = meant.then(|| fact.said(source, status, pending)).flatten();
+                    prop_assert_eq!(kept, expected);
+                    vacated |= ejection;
                 }
-                What::Status { status, .. } if was.shown != 0 => fact.answered(status),
-                What::Status { .. } => {}
                 What::Ejected { .. } | What::EjectIgnored(_) => {
                     prop_assert_eq!(what, fact.eject(cpu, was.shown != 0, policy));
                     if matches!(what, What::Ejected { .. }) {
@@ -207,6 +225,18 @@ fn check(
     }
     prop_assert!(after[0].shown & ENABLED != 0, "the boot CPU stays");
     Ok(())
+}
+
+/// Whether it is about the CPU before: the insertion of this one is not shown, or not acknowledged.
+fn is_earlier(fact: &Facts, was: Looks, what: What) -> bool {
+    match what {
+        What::SeenEmpty => false,
+        What::EjectIgnored(why) => why == Ignored::NotYetKnown || was.held != 0 && was.vacating,
+        what => {
+            let ejection = matches!(what, What::Status { source, .. } if source > 1);
+            was.held != 0 && (was.vacating || ejection && !fact.known)
+        }
+    }
 }
 
 /// Holds what the guest is shown of a slot after a step in which it has shown that it knows a CPU to be gone, or ejected one.
@@ -235,7 +265,12 @@ fn check_shown(
 }
 
 /// The flags that the host's part in a step makes of `was`.
-fn asked(fact: &mut Facts, cpu: usize, (step, answer): (&Step, Option<bool>), was: u8) -> u8 {
+fn asked(
+    fact: &mut Facts,
+    cpu: usize,
+    (step, answer): (&Step, Option<bool>),
+    (was, is): (u8, u8),
+) -> u8 {
     let is_for = |target: u32| target as usize == cpu;
     match *step {
         Step::Insert(n) if is_for(n) => {
@@ -247,18 +282,17 @@ fn asked(fact: &mut Facts, cpu: usize, (step, answer): (&Step, Option<bool>), wa
         Step::Announce(n) if is_for(n) && was != 0 => was | INSERT,
         Step::RequestEject(n) if is_for(n) && was != 0 && cpu != 0 => {
             fact.authorised = true;
+            fact.asks += u32::from(was & REMOVE == 0);
             was | REMOVE
         }
         Step::WithdrawEject(n) if is_for(n) && answer == Some(true) => {
+            assert_eq!(fact.open_ejections, 0);
             fact.authorised = false;
             was & !REMOVE
         }
-        Step::RevokeEject(n) if is_for(n) => {
-            // Not where a request is with the guest.
-            let over = was & REMOVE == 0 && fact.unrefused == 0;
-            assert_eq!(answer, Some(over));
-            fact.authorised &= !over;
-            was
+        // One that was read, but not answered, was followed by one that was not read.
+        Step::WithdrawEject(n) if is_for(n) && fact.open_ejections > 0 => {
+            (was & !REMOVE) | (is & was & REMOVE)
         }
         Step::WithdrawInsert(n) | Step::Discard(n) if is_for(n) && answer == Some(true) => 0,
         _ => was,

@@ -16,14 +16,11 @@ fn not_looked() -> Bed {
 fn the_last_word_on_an_ejected_cpu_is_not_taken_for_one_on_the_next() {
     let bed = not_looked();
     bed.ost(1, 3, 0);
-    let word = What::Status {
-        source: 3,
-        status: 0,
-    };
-    assert_eq!(bed.posted(), [(1, 0, word), (1, 1, What::SeenEmpty)]);
+    let word = |kept| said(3, 0, kept);
+    assert_eq!(bed.posted(), [(1, 0, word(None)), (1, 1, What::SeenEmpty)]);
     bed.ost(1, 1, 0);
     bed.ost(1, 3, 0);
-    assert_eq!(bed.posted().last(), Some(&(1, 1, word)));
+    assert_eq!(bed.posted().last(), Some(&(1, 1, word(Some(0)))));
 }
 
 /// Linux evaluates `_STA` right after `_EJ0`, and takes the eject for failed where something is there.
@@ -43,10 +40,7 @@ fn a_cpu_that_is_not_shown_yet_has_nothing_to_do_with_what_the_guest_does() {
     let bed = not_looked();
     // Of the one before.
     bed.ost(1, 1, 0);
-    let word = What::Status {
-        source: 1,
-        status: 0,
-    };
+    let word = said(1, 0, None);
     assert_eq!(bed.posted(), [(1, 0, word)]);
     bed.set(1, INSERT);
     bed.set(1, REMOVE);

@@ -50,9 +50,13 @@ fn filled(text: &str, tables: &[(String, String)]) -> Result<String> {
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once(BEGIN) {
         let (name, behind) = behind.split_once(" -->\n").context("no end of a mark")?;
-        let (_, behind) = behind
+        let (old, behind) = behind
             .split_once(END)
             .with_context(|| format!("nothing marks the end of {name}"))?;
+        ensure!(
+            !old.contains(BEGIN) && !before.contains(END),
+            "the marks of {name}, or of what is before it, do not come in pairs"
+        );
         let table = tables.iter().find(|(known, _)| known == name);
         let (_, table) = table.with_context(|| format!("nothing of {name} was measured"))?;
         filled += &format!("{before}{BEGIN}{name} -->\n\n{}\n\n{END}", table.trim_end());
@@ -68,6 +72,8 @@ mod tests {
 
     #[test]
     fn the_readme_shows_what_was_measured() -> Result<()> {
+        let readme = fs::read_to_string(paths::workspace().join("README.md"))?;
+        ensure!(readme.contains(BEGIN), "it shows nothing");
         for (path, text) in made()? {
             ensure!(
                 fs::read_to_string(&path)? == text,
@@ -90,6 +96,8 @@ mod tests {
             "<!-- figures a -->\n",
             "<!-- figures a",
             "<!-- /figures -->\n",
+            "<!-- figures a -->\n<!-- figures a -->\n<!-- /figures -->\n",
+            "<!-- /figures -->\n<!-- figures a -->\n<!-- /figures -->\n",
         ] {
             assert!(filled(wrong, &tables).is_err(), "{wrong}");
         }

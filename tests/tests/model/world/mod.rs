@@ -11,7 +11,7 @@ use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
 use hotvisor_vmm::hotplug::gate::{Entrance, Gate};
 use hotvisor_vmm::hotplug::machinery::Message;
-use hotvisor_vmm::hotplug::view::{OperationId, Target, View};
+use hotvisor_vmm::hotplug::view::{Code, OperationId, Target, View};
 
 use crate::machine::{Machine, Queue};
 use crate::people::{Do, Lock, User, Waits};
@@ -338,7 +338,8 @@ impl World {
     /// After each act: what must never be, is not.
     fn look(&mut self) {
         if let Some(view) = self.coordinator.take_view(Some(&self.machine)) {
-            self.view = view;
+            let before = std::mem::replace(&mut self.view, view);
+            self.look_at_outcomes(&before);
         }
         for id in std::mem::take(&mut self.machine.parked) {
             if self.guest.runs.contains(&id) {
@@ -365,6 +366,42 @@ impl World {
             if self.machine.present[id] && self.machine.threads[id].running.is_none() {
                 self.is_wrong(format!("the guest has vCPU {id}, and nothing runs it"));
             }
+        }
+    }
+
+    /// Who is told that the guest keeps a vCPU, or has it, is told the truth.
+    fn look_at_outcomes(&mut self, before: &View) {
+        // Whoever lies may do so about that.
+        if self.shape.budget.lies > 0 || self.guest.is_dead {
+            return;
+        }
+        let known = |id: OperationId, vcpu| {
+            let parts = &before.operations.get(&id)?.parts;
+            let part = parts.iter().find(|part| part.vcpu == vcpu)?;
+            part.outcome.as_ref()
+        };
+        let mut wrong = None;
+        for operation in self.view.operations.values() {
+            for part in &operation.parts {
+                let Some(outcome) = &part.outcome else {
+                    continue;
+                };
+                let stays = match (part.to, outcome.code) {
+                    (Target::Offline, Code::Refused) => outcome.ost.is_some(),
+                    (Target::Online, Code::Succeeded) => true,
+                    _ => false,
+                };
+                let new = known(operation.id, part.vcpu).is_none();
+                if stays && new && !self.machine.present[part.vcpu as usize] {
+                    wrong = Some(format!(
+                        "operation {} says of vCPU {}, which the guest has ejected: {outcome:?}",
+                        operation.id, part.vcpu
+                    ));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.is_wrong(wrong);
         }
     }
 

@@ -191,7 +191,7 @@ impl Coordinator {
                 self.notifiers[n].prepare(vcpu, done);
             }
             Action::Undo(n) => self.notifiers[n].undo(vcpu),
-            Action::AskEject => machine.request_eject(id),
+            Action::AskEject => slot.ask = machine.request_eject(id),
             Action::Remind => machine.remind(),
             Action::Acknowledge => machine.acknowledge(id),
             Action::CloseGate => return gate.close().then_some(Event::GateEmpty),

@@ -320,14 +320,18 @@ impl Coordinator {
         }
         let event = match what {
             What::Read(request) => Event::RequestRead(request),
-            What::Status { source, status } => {
+            What::Status {
+                source,
+                status,
+                kept,
+            } => {
                 self.tally.status(source, status);
                 slot.heard(source, status);
                 debug!(vcpu = id, source, status, "the guest's _OST");
                 let is_no = refusal::is_no_to_insertion(source, status);
                 if is_no && slot.phase.waits_for_insertion() && machine.discard(id) {
                     Event::NotTaken { source, status }
-                } else if refusal::is_no_to_ejection(source, status) && machine.revoke_eject(id) {
+                } else if kept == Some(slot.ask) {
                     Event::Kept { source, status }
                 } else {
                     Event::Status { source, status }
@@ -402,8 +406,8 @@ impl fmt::Debug for Coordinator {
             let attempt = slot.attempt.as_ref();
             let attempt = attempt.map(|attempt| (attempt.target, attempt.ost));
             format!(
-                "{:?} to {:?}, run {}, plug {}, attempt {} {attempt:?}",
-                slot.phase, slot.target, slot.run, slot.plug, slot.attempts
+                "{:?} to {:?}, run {}, plug {}, ask {}, attempt {} {attempt:?}",
+                slot.phase, slot.target, slot.run, slot.plug, slot.ask, slot.attempts
             )
         };
         f.debug_list().entries(self.slots.iter().map(slot)).finish()

@@ -2,7 +2,7 @@
 
 use super::super::step::walk_back;
 use super::*;
-use crate::hotplug::refusal::{is_no_to_ejection, is_no_to_insertion};
+use crate::hotplug::refusal::{EJECT_IN_PROGRESS, answers_the_host, is_no_to_insertion};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 const NOTIFIERS: &[&str] = &["first", "second"];
@@ -41,7 +41,7 @@ fn events() -> Vec<Event> {
             if is_no_to_insertion(source, status) {
                 events.push(Event::NotTaken { source, status });
             }
-            if is_no_to_ejection(source, status) {
+            if answers_the_host(source) && status != EJECT_IN_PROGRESS {
                 events.push(Event::Kept { source, status });
             }
         }

@@ -70,10 +70,10 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
         {
             match status {
                 refusal::EJECT_IN_PROGRESS => to(here(was, At::Begun), [], "the guest has begun"),
-                _ => to(here(was, at), [], ASKED_AGAIN),
+                _ => to(here(was, At::Read), [], ASKED_AGAIN),
             }
         }
-        (Event::Kept { source, status }, At::Read | At::Begun) => {
+        (Event::Kept { source, status }, At::Asked | At::Read | At::Begun) => {
             guest_keeps_it(source, status, |reason| back(was.into(), reason))
         }
         (Event::Status { source, status }, _) if refusal::is_insertion(source) => {

@@ -64,7 +64,7 @@ pub(super) fn whole(
         }
         done => {
             done?;
-            results.merge(own)?;
+            results.merge(own);
         }
     }
     Ok(())

@@ -155,7 +155,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some((first, others)) => {
             let mut results = Results::read(first)?;
             for path in others {
-                results.merge(Results::read(path)?)?;
+                results.join(Results::read(path)?)?;
             }
             Some(results)
         }
@@ -265,7 +265,7 @@ fn outside(args: &Args) -> Result<Option<Results>> {
     KERNEL.fetch()?.release().clone_into(&mut results.kernel);
     for (time, parts) in runs {
         if !parts.is_empty() {
-            results.merge(in_bed(args, &artifacts, time, &parts)?)?;
+            results.join(in_bed(args, &artifacts, time, &parts)?)?;
         }
     }
     Ok((!results.series.is_empty()).then_some(results))

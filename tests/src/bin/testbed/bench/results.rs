@@ -244,11 +244,11 @@ impl Results {
         Some(&series.values)
     }
 
-    /// Takes in what another part measured.
+    /// Takes in what another run measured.
     ///
     /// # Errors
-    /// It was measured of other programs, with another kernel or another seed: nothing changes.
-    pub(super) fn merge(&mut self, other: Self) -> Result<()> {
+    /// It was measured of other programs, with another kernel or another seed, or is of the same: nothing changes.
+    pub(super) fn join(&mut self, other: Self) -> Result<()> {
         for (peer, build) in &other.builds {
             let known = self.builds.get(peer);
             ensure!(
@@ -267,6 +267,22 @@ impl Results {
             self.seed,
             other.seed
         );
+        let both = other
+            .series
+            .iter()
+            .find(|series| self.get(&series.key).is_some());
+        ensure!(
+            both.is_none(),
+            "both parts have {}: give one of them",
+            both.map(|series| super::table::name(&series.key))
+                .unwrap_or_default()
+        );
+        self.merge(other);
+        Ok(())
+    }
+
+    /// Takes in what another machine of the same run showed.
+    pub(super) fn merge(&mut self, other: Self) {
         self.versions.extend(other.versions);
         self.builds.extend(other.builds);
         if self.kernel.is_empty() {
@@ -278,7 +294,6 @@ impl Results {
                 self.add(key.clone(), value);
             }
         }
-        Ok(())
     }
 
     /// The VMMs that something was measured of, ours first.
@@ -350,7 +365,7 @@ pub(super) mod tests {
         one.add(init(), 1.0);
         two.add(init(), 2.0);
         two.add(key(Peer::Hotvisor, What::Init), 3.0);
-        one.merge(two).unwrap();
+        one.merge(two);
         assert_eq!(one.get(&init()).unwrap(), [1.0, 2.0]);
         assert_eq!(one.series.len(), 2);
     }
@@ -370,11 +385,16 @@ pub(super) mod tests {
             (part("a", "6.1", 2), "different seeds"),
         ] {
             let mut both = first.clone();
-            let error = both.merge(other).unwrap_err().to_string();
+            let error = both.join(other).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
             assert_eq!(both, first);
         }
-        first.clone().merge(part("a", "", 1)).unwrap();
+        let mut other = part("a", "", 1);
+        other.add(key(Peer::Qemu, What::Init), 1.0);
+        let mut both = first.clone();
+        both.join(other.clone()).unwrap();
+        let error = both.join(other).unwrap_err().to_string();
+        assert!(error.contains("give one of them"), "{error}");
     }
 
     #[test]

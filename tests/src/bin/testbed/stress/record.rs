@@ -71,9 +71,14 @@ impl Record {
     /// A row for each scenario, with its kernels' operations side by side, and what went wrong.
     pub(super) fn table(&self) -> String {
         let kernels = Kernel::ALL.iter().map(|kernel| kernel.name());
-        let kernels: Vec<&str> = kernels.collect();
+        let took_part = |kernel: &&str| {
+            self.guests
+                .iter()
+                .any(|guest| guest.kernel.as_deref() == Some(*kernel))
+        };
+        let kernels: Vec<&str> = kernels.filter(took_part).collect();
         let mut text = format!(
-            "| the guest | operations with {} | changes of vCPUs | refused | contradictions | complaints of its kernel |\n\
+            "| the guest | operations with {} | changes of vCPUs | refused | failures | complaints of its kernel |\n\
              |---|---:|---:|---:|---:|---|\n",
             kernels.join(", ")
         );

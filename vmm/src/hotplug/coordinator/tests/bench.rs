@@ -63,16 +63,13 @@ impl Machinery for Fake {
         self.calls.push(("discard", vcpu));
         !self.told_again
     }
-    fn request_eject(&mut self, vcpu: u32) {
+    fn request_eject(&mut self, vcpu: u32) -> u32 {
         self.calls.push(("request eject", vcpu));
+        1
     }
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {
         self.calls.push(("withdraw eject", vcpu));
         !self.noticed
-    }
-    fn revoke_eject(&mut self, vcpu: u32) -> bool {
-        self.calls.push(("revoke eject", vcpu));
-        !self.asked_again
     }
     fn acknowledge(&mut self, vcpu: u32) {
         self.calls.push(("acknowledge", vcpu));
@@ -131,7 +128,16 @@ impl Bench {
     }
 
     pub(super) fn ost(&mut self, cpu: u32, source: u32, status: u32) {
-        self.notice(cpu, What::Status { source, status });
+        let kept = (source, status == 0x84) == (3, false) && !self.machine.asked_again;
+        let kept = kept.then_some(1);
+        self.notice(
+            cpu,
+            What::Status {
+                source,
+                status,
+                kept,
+            },
+        );
     }
 
     pub(super) fn ask(&mut self, want: Want) -> OperationId {
