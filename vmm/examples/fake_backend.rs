@@ -193,6 +193,8 @@ impl Machinery for Backend {
         false
     }
 
+    fn abandon_eject(&mut self, _vcpu: u32) {}
+
     fn acknowledge(&mut self, _vcpu: u32) {}
 }
 

@@ -247,10 +247,15 @@ impl CpuHotplug {
 
     /// Takes a request to eject back. `true`: the guest had not read it and now never will; event and
     /// authorisation are gone. `false`: it may have read it, or an earlier one that it has not answered, and an eject that comes
-    /// late is still a requested one; or the CPU has just been ejected.
+    /// late is still a requested one; or it has answered, or just ejected the CPU. Nothing is changed then.
     #[must_use]
     pub fn withdraw_eject(&self, cpu: u32) -> bool {
         self.change(cpu, Slot::withdraw_eject).unwrap_or(false)
+    }
+
+    /// Takes a request to eject back that the guest has not read, also where it has an earlier one to answer.
+    pub fn abandon_eject(&self, cpu: u32) {
+        self.change(cpu, Slot::abandon_eject);
     }
 
     /// Takes an insertion back. `true`: the guest has neither read the event nor that the slot is enabled,

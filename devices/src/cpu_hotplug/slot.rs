@@ -207,7 +207,8 @@ impl Slot {
         let cpu = self.visible().filter(|cpu| cpu.known)?;
         if source == EJECT_REQUEST && status == EJECT_IN_PROGRESS {
             // It does one after the other: of the one before there is nothing to be heard any more.
-            let dead = std::mem::replace(&mut cpu.ejects, true) && cpu.open_ejections > 1;
+            let asked = cpu.open_ejections > 0;
+            let dead = std::mem::replace(&mut cpu.ejects, asked) && cpu.open_ejections > 1;
             cpu.open_ejections -= u32::from(dead);
             return None;
         }
@@ -284,20 +285,23 @@ impl Slot {
         cpu.asks
     }
 
-    /// Takes back a request to eject that the guest has not read. Whether it has none now: it may have read an earlier one, and
-    /// not answered.
+    /// Takes back a request to eject that the guest has not read. Whether it did: not where an earlier one is with the guest, nor
+    /// where it has answered.
     pub(super) fn withdraw_eject(&mut self) -> bool {
-        match &mut self.cpu {
-            // A scan that was led here takes a slot without an event for the end of its work.
-            Some(cpu) if cpu.remove.pending && cpu.remove.read => false,
-            Some(cpu) => {
-                cpu.remove = Event::default();
-                let none = cpu.open_ejections == 0;
-                cpu.authorised &= !none;
-                none
-            }
-            None => false,
-        }
+        let alone = self.cpu.as_ref().is_some_and(|cpu| cpu.open_ejections == 0);
+        alone && self.abandon_eject()
+    }
+
+    /// Takes an unread request back, also where an earlier one is with the guest, which it may still carry out. Whether there was
+    /// one. A scan that was led here takes a slot without an event for the end of its work, so that one stays.
+    pub(super) fn abandon_eject(&mut self) -> bool {
+        let unread = |cpu: &&mut Cpu| cpu.remove.pending && !cpu.remove.read;
+        let Some(cpu) = self.cpu.as_mut().filter(unread) else {
+            return false;
+        };
+        cpu.remove = Event::default();
+        cpu.authorised &= cpu.open_ejections > 0;
+        true
     }
 
     /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to

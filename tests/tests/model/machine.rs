@@ -274,6 +274,10 @@ impl Machinery for Machine {
         self.registers.withdraw_eject(vcpu)
     }
 
+    fn abandon_eject(&mut self, vcpu: u32) {
+        self.registers.abandon_eject(vcpu);
+    }
+
     fn acknowledge(&mut self, vcpu: u32) {
         self.registers.acknowledge(vcpu);
     }

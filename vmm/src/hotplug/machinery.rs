@@ -36,8 +36,10 @@ pub trait Machinery {
     /// Asks the guest to eject the vCPU. It is shown that when it has acknowledged the insertion, and notified then by
     /// [`Machinery::remind`]. Returns the request's number, of those for this insertion.
     fn request_eject(&mut self, vcpu: u32) -> u32;
-    /// Takes that back, if the guest has not read it. Whether it has none now: it may have an earlier one to answer.
+    /// Takes that back, if the guest has neither read it nor an earlier one that it has not answered. Whether it did.
     fn withdraw_eject(&mut self, vcpu: u32) -> bool;
+    /// Takes that back, if the guest has not read it, also where it has an earlier one.
+    fn abandon_eject(&mut self, vcpu: u32);
     /// The guest has shown that it knows of this insertion.
     fn acknowledge(&mut self, vcpu: u32);
 }

@@ -127,6 +127,8 @@ impl Slot {
     /// The guest has evaluated `_OST`: its last word, if it is about what is under way.
     pub(super) fn heard(&mut self, source: u32, status: u32) {
         let about = match source {
+            // What it has not read, it does not answer: it speaks of an earlier request.
+            _ if refusal::answers_the_host(source) && self.phase.is_unread() => return,
             _ if refusal::answers_the_host(source) => Target::Offline,
             // Of its own, which has had its effect.
             refusal::OSPM_EJECT if !self.phase.is_plugged() => Target::Offline,

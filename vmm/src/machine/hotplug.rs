@@ -78,6 +78,10 @@ impl Machinery for Machine {
         self.devices.hotplug.registers.withdraw_eject(vcpu)
     }
 
+    fn abandon_eject(&mut self, vcpu: u32) {
+        self.devices.hotplug.registers.abandon_eject(vcpu);
+    }
+
     fn acknowledge(&mut self, vcpu: u32) {
         self.devices.hotplug.registers.acknowledge(vcpu);
     }

@@ -16,6 +16,7 @@ enum Step {
     Announce(u32),
     RequestEject(u32),
     WithdrawEject(u32),
+    AbandonEject(u32),
     WithdrawInsert(u32),
     Discard(u32),
 }
@@ -35,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => cpu().prop_map(Step::Announce),
         2 => cpu().prop_map(Step::RequestEject),
         1 => cpu().prop_map(Step::WithdrawEject),
+        1 => cpu().prop_map(Step::AbandonEject),
         1 => cpu().prop_map(Step::WithdrawInsert),
         1 => cpu().prop_map(Step::Discard),
     ]
@@ -54,6 +56,7 @@ impl Bed {
             Step::Announce(cpu) => host.announce(cpu),
             Step::RequestEject(cpu) => drop(host.request_eject(cpu)),
             Step::WithdrawEject(cpu) => return Some(host.withdraw_eject(cpu)),
+            Step::AbandonEject(cpu) => host.abandon_eject(cpu),
             Step::WithdrawInsert(cpu) => return Some(host.withdraw_insert(cpu)),
             Step::Discard(cpu) => return Some(host.discard(cpu)),
         }
@@ -146,7 +149,7 @@ impl Facts {
                 if self.ejects && self.open_ejections > 1 {
                     self.open_ejections -= 1;
                 }
-                self.ejects = true;
+                self.ejects = self.open_ejections > 0;
             }
             (3, _) => {
                 self.ejects = false;
@@ -286,12 +289,14 @@ fn asked(
             was | REMOVE
         }
         Step::WithdrawEject(n) if is_for(n) && answer == Some(true) => {
-            assert_eq!(fact.open_ejections, 0);
+            assert!(fact.open_ejections == 0 && was & REMOVE != 0);
             fact.authorised = false;
             was & !REMOVE
         }
-        // One that was read, but not answered, was followed by one that was not read.
-        Step::WithdrawEject(n) if is_for(n) && fact.open_ejections > 0 => {
+        // It stays where a scan has found it, and the right to eject where an earlier one is open.
+        Step::AbandonEject(n) if is_for(n) => {
+            let gone = was & REMOVE != 0 && is & REMOVE == 0;
+            fact.authorised &= !gone || fact.open_ejections > 0;
             (was & !REMOVE) | (is & was & REMOVE)
         }
         Step::WithdrawInsert(n) | Step::Discard(n) if is_for(n) && answer == Some(true) => 0,

@@ -192,6 +192,7 @@ impl Coordinator {
             }
             Action::Undo(n) => self.notifiers[n].undo(vcpu),
             Action::AskEject => slot.ask = machine.request_eject(id),
+            Action::AbandonEject => machine.abandon_eject(id),
             Action::Remind => machine.remind(),
             Action::Acknowledge => machine.acknowledge(id),
             Action::CloseGate => return gate.close().then_some(Event::GateEmpty),

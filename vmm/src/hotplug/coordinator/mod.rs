@@ -144,7 +144,7 @@ impl Coordinator {
         for id in self.ids() {
             self.tell_notifiers_of_restart(id);
             let slot = &mut self.slots[id as usize];
-            slot.plug = 0;
+            (slot.plug, slot.ask) = (0, 0);
             slot.again = None;
             if slot.target == Target::Online {
                 slot.run += 1;
@@ -185,7 +185,7 @@ impl Coordinator {
                 self.bury(id);
             }
             let slot = &mut self.slots[id as usize];
-            slot.plug = 0;
+            (slot.plug, slot.ask) = (0, 0);
             slot.again = None;
             slot.attempt = None;
             self.enter(id, Phase::Absent, now);

@@ -177,6 +177,8 @@ pub enum Action {
     Undo(usize),
     /// Ask the guest for the vCPU.
     AskEject,
+    /// Take back what the guest was asked for and has not read.
+    AbandonEject,
     /// Notify the guest again: it is shown only now what it was asked for before.
     Remind,
     /// Keep users out: answered by [`Event::GateEmpty`].
@@ -333,6 +335,16 @@ impl Phase {
                     ..
                 }
         )
+    }
+
+    /// Whether it is to be unplugged, and the guest was not asked for it, or has not read that.
+    #[must_use]
+    pub const fn is_unread(self) -> bool {
+        match self {
+            Self::Draining { .. } => true,
+            Self::Notifying { at, .. } => matches!(at, At::Host(_) | At::Asked),
+            _ => false,
+        }
     }
 
     /// The request to the guest that might still be taken back.

@@ -121,8 +121,13 @@ fn an_unplug_that_fails_is_undone_in_reverse() {
             if change.phase != was.into() && change.phase != (Phase::Overdue { was }) {
                 continue;
             }
+            let undone: Vec<_> = change
+                .actions
+                .into_iter()
+                .filter(|action| *action != Action::AbandonEject)
+                .collect();
             assert_eq!(
-                change.actions,
+                undone,
                 walk_back(at, NOTIFIERS.len()),
                 "{phase:?} {event:?}"
             );

@@ -73,7 +73,7 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
                 _ => to(here(was, At::Read), [], ASKED_AGAIN),
             }
         }
-        (Event::Kept { source, status }, At::Asked | At::Read | At::Begun) => {
+        (Event::Kept { source, status }, At::Read | At::Begun) => {
             guest_keeps_it(source, status, |reason| back(was.into(), reason))
         }
         (Event::Status { source, status }, _) if refusal::is_insertion(source) => {
@@ -96,19 +96,26 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             },
             at,
         ) => {
-            let read = !retracted && !matches!(at, At::Host(_));
-            let phase = if read {
-                Phase::Overdue { was }
-            } else {
-                was.into()
-            };
-            back(phase, "nobody waits any longer").ends(
-                Code::TimedOut,
-                missed(was, at, retracted, untold, notifiers),
-            )
+            let detail = missed(was, at, retracted, untold, notifiers);
+            late(was, at, retracted, notifiers.len()).ends(Code::TimedOut, detail)
         }
         (_, at) => to(here(was, at), [], "not what its unplug waits for"),
     }
+}
+
+/// Nobody waits any longer: it is where it was, unless the guest has read a request.
+fn late(was: Rest, at: At, retracted: bool, notifiers: usize) -> Change {
+    let read = !retracted && !matches!(at, At::Host(_));
+    let phase = match read {
+        true => Phase::Overdue { was },
+        false => was.into(),
+    };
+    let mut actions = walk_back(at, notifiers);
+    // It may have read an earlier request, and this one not.
+    if read && at == At::Asked {
+        actions.insert(0, Action::AbandonEject);
+    }
+    to(phase, actions, "nobody waits any longer")
 }
 
 /// Why a no to an ejection is not the end of it.

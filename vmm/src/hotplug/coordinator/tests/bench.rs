@@ -71,6 +71,9 @@ impl Machinery for Fake {
         self.calls.push(("withdraw eject", vcpu));
         !self.noticed
     }
+    fn abandon_eject(&mut self, vcpu: u32) {
+        self.calls.push(("abandon eject", vcpu));
+    }
     fn acknowledge(&mut self, vcpu: u32) {
         self.calls.push(("acknowledge", vcpu));
     }

@@ -209,6 +209,9 @@ impl Machinery for Board {
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {
         self.registers.withdraw_eject(vcpu)
     }
+    fn abandon_eject(&mut self, vcpu: u32) {
+        self.registers.abandon_eject(vcpu);
+    }
     fn acknowledge(&mut self, vcpu: u32) {
         self.registers.acknowledge(vcpu);
     }
