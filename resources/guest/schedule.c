@@ -11,8 +11,8 @@
  *
  * schedule other PID... makes each of these processes one like all others again.
  *
- * Goes on after an error, and ends with the number of the first one, or 0. Needs no C library, so that it is small: it is part
- * of an image that each test boots.
+ * Goes on after an error, and ends with the number of the first one, or 0. Needs no C library, so
+ * that it is small: it is part of an image that each test boots.
  */
 
 typedef unsigned long long u64;

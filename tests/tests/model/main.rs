@@ -363,7 +363,7 @@ fn three_vcpus() {
     }
 }
 
-/// Everybody at once: users of two of three vCPUs, bound to them or not, one of them with a lock, and time that runs out.
+/// Everybody at once: users of two of three vCPUs, bound to them or not, with a lock or without, and time that runs out.
 #[test]
 fn three_vcpus_and_three_users() {
     for (users, deadlines) in [

@@ -83,7 +83,7 @@ mod real {
     }
 
     fn membarrier(command: libc::c_int) -> bool {
-        // It knows few system calls, and not this one; so it checks what is done where the kernel lacks it.
+        // Miri does not know this system call; so it checks what is done where the kernel lacks it.
         if cfg!(miri) {
             return false;
         }
