@@ -12,7 +12,7 @@
 //! 2. [`Message`]s, posted from any thread to the one that owns the coordinator, which takes one after the other.
 //! 3. A clock: [`Coordinator::tick`] when [`Coordinator::next_tick`] is due.
 
-use hotvisor_devices::cpu_hotplug::{Notice, Request as Asked, What};
+use hotvisor_devices::cpu_hotplug::{Notice, What};
 use hotvisor_vmm::error::{Error, Result};
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
@@ -157,7 +157,7 @@ impl Machinery for Backend {
         worker.plug = self.plugs;
         let run = worker.run;
         // A guest that obeys at once: reads of it, takes it, starts it.
-        self.guest(vcpu, What::Read(Asked::Insert));
+        self.guest(vcpu, What::InsertRead);
         self.says(vcpu, 1, 0);
         let _ = self.post.send(Message::Started(vcpu, run));
         self.plugs
@@ -182,11 +182,12 @@ impl Machinery for Backend {
     }
 
     fn request_eject(&mut self, vcpu: u32) -> u32 {
-        self.guest(vcpu, What::Read(Asked::Eject));
+        // It is never asked twice.
+        let ask = 1;
+        self.guest(vcpu, What::EjectRead(ask));
         self.says(vcpu, 3, 0x84);
         self.guest(vcpu, What::Ejected { requested: true });
-        // It is never asked twice.
-        1
+        ask
     }
 
     fn withdraw_eject(&mut self, _vcpu: u32) -> bool {

@@ -5,7 +5,7 @@
 
 use super::regs::{ENABLED, INSERT, REMOVE};
 use super::{
-    EJECT_IN_PROGRESS, EJECT_REQUEST, GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN,
+    EJECT_IN_PROGRESS, EJECT_REQUEST, GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN, What,
 };
 
 /// How many announcements of a CPU that is not shown yet leave it so. Whoever has not looked by the next one never will.
@@ -149,28 +149,24 @@ impl Slot {
         shown_now
     }
 
-    /// The guest clears an event. Whether it was set.
-    pub(super) fn acknowledge(&mut self, request: Request) -> bool {
-        let Some(cpu) = self.visible() else {
-            return false;
-        };
+    /// The guest clears an event. What it has read by that, if the event was set.
+    pub(super) fn acknowledge(&mut self, request: Request) -> Option<What> {
+        let cpu = self.visible()?;
         cpu.seen = true;
-        if request == Request::Eject && !cpu.known {
-            return false;
-        }
-        let event = match request {
-            Request::Insert => &mut cpu.insert,
-            Request::Eject => &mut cpu.remove,
+        let (event, open, read) = match request {
+            Request::Insert => (&mut cpu.insert, &mut cpu.open_insertions, What::InsertRead),
+            Request::Eject if !cpu.known => return None,
+            Request::Eject => (
+                &mut cpu.remove,
+                &mut cpu.open_ejections,
+                What::EjectRead(cpu.asks),
+            ),
         };
         // Who clears what it has not read has been told all the same.
         event.read |= event.pending;
         let was_set = std::mem::take(&mut event.pending);
-        let open = match request {
-            Request::Insert => &mut cpu.open_insertions,
-            Request::Eject => &mut cpu.open_ejections,
-        };
         *open = open.saturating_add(u32::from(was_set));
-        was_set
+        was_set.then_some(read)
     }
 
     /// The guest has started the CPU: it means this insertion.

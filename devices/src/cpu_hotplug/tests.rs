@@ -113,7 +113,7 @@ fn an_insertion_is_an_event_until_read_and_known_once_answered() {
     assert_eq!(bed.flags_of(2), ON);
     bed.ost(2, 1, 0);
     let status = said(1, 0, None);
-    let read = What::Read(Request::Insert);
+    let read = What::InsertRead;
     assert_eq!(bed.posted(), [(2, 1, read), (2, 1, status)]);
     bed.controller.announce(2);
     assert_eq!(bed.flags_of(2), COMES);
@@ -129,7 +129,7 @@ fn a_requested_eject_is_honoured_after_its_event_was_cleared() {
     bed.set(1, EJECT);
     assert_eq!(bed.read(FLAGS, 1), 0);
     let in_progress = said(3, 0x84, None);
-    let read = What::Read(Request::Eject);
+    let read = What::EjectRead(1);
     let expected = [(1, 0, read), (1, 0, in_progress), (1, 0, EJECTED)];
     assert_eq!(bed.posted(), expected);
     assert_eq!(bed.controller.insert(1), 1);

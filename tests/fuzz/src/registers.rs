@@ -46,6 +46,7 @@ enum Step {
     WithdrawEject(Cpu),
     WithdrawInsert(Cpu),
     Discard(Cpu),
+    AbandonEject(Cpu),
 }
 
 #[derive(Default)]
@@ -71,8 +72,9 @@ struct Bed {
     policy: GuestEject,
     /// Whether there is a CPU, by all that was said of it.
     there: [bool; MAX as usize],
-    /// Whether an eject of it was asked for, and neither taken back nor refused.
-    asked: [bool; MAX as usize],
+    /// Whether an eject of it was asked for, and neither taken back nor refused. It is not known of what was given up, which
+    /// the guest may have read before, until it is asked for again.
+    asked: [Option<bool>; MAX as usize],
 }
 
 impl Bed {
@@ -85,7 +87,7 @@ impl Bed {
             posted,
             policy,
             there,
-            asked: [false; MAX as usize],
+            asked: [Some(false); MAX as usize],
         }
     }
 
@@ -107,7 +109,6 @@ impl Bed {
 
     /// Does it, and notes what the host has done.
     fn take(&mut self, step: &Step) {
-        let host = &self.controller;
         match *step {
             Step::Read(access) => {
                 let (offset, width) = (access.offset(LEN), access.width());
@@ -134,10 +135,20 @@ impl Bed {
                 self.read(DATA, 4);
             }
             Step::Data(value) => self.write(DATA, &value.to_le_bytes()),
+            _ => self.host(step),
+        }
+    }
+
+    /// Does what the host may do.
+    fn host(&mut self, step: &Step) {
+        let host = &self.controller;
+        match *step {
             Step::Insert(cpu) => {
                 host.insert(cpu.id());
                 self.note(cpu, |there, asked| {
-                    *asked &= *there;
+                    if !*there {
+                        *asked = Some(false);
+                    }
                     *there = true;
                 });
             }
@@ -145,19 +156,32 @@ impl Bed {
             Step::Acknowledge(cpu) => host.acknowledge(cpu.id()),
             Step::RequestEject(cpu) => {
                 host.request_eject(cpu.id());
-                self.note(cpu, |there, asked| *asked |= *there && cpu.id() > 0);
+                self.note(cpu, |there, asked| {
+                    if *there && cpu.id() > 0 {
+                        *asked = Some(true);
+                    }
+                });
             }
             Step::WithdrawEject(cpu) => {
                 let gone = host.withdraw_eject(cpu.id());
-                self.note(cpu, |_, asked| *asked &= !gone);
+                self.note(cpu, |_, asked| {
+                    if gone {
+                        *asked = Some(false);
+                    }
+                });
+            }
+            Step::AbandonEject(cpu) => {
+                host.abandon_eject(cpu.id());
+                self.note(cpu, |_, asked| *asked = asked.filter(|asked| !asked));
             }
             Step::WithdrawInsert(cpu) => {
                 let gone = host.withdraw_insert(cpu.id());
                 assert!(!gone || cpu.id() > 0, "the boot CPU was taken");
                 self.note(cpu, |there, asked| {
                     assert!(!gone || *there, "nobody was there");
-                    *there &= !gone;
-                    *asked &= !gone;
+                    if gone {
+                        (*there, *asked) = (false, Some(false));
+                    }
                 });
             }
             Step::Discard(cpu) => {
@@ -165,14 +189,16 @@ impl Bed {
                 assert!(!gone || cpu.id() > 0, "the boot CPU was taken");
                 self.note(cpu, |there, asked| {
                     assert!(!gone || *there, "nobody was there");
-                    *there &= !gone;
-                    *asked &= !gone;
+                    if gone {
+                        (*there, *asked) = (false, Some(false));
+                    }
                 });
             }
+            _ => {}
         }
     }
 
-    fn note(&mut self, cpu: Cpu, change: impl FnOnce(&mut bool, &mut bool)) {
+    fn note(&mut self, cpu: Cpu, change: impl FnOnce(&mut bool, &mut Option<bool>)) {
         let id = cpu.id() as usize;
         if let (Some(there), Some(asked)) = (self.there.get_mut(id), self.asked.get_mut(id)) {
             change(there, asked);
@@ -187,14 +213,15 @@ impl Bed {
             let id = cpu as usize;
             assert!(cpu < MAX, "{step:?}: there is no CPU {cpu}");
             if let What::Status { kept: Some(_), .. } = what {
-                self.asked[id] = false;
+                self.asked[id] = Some(false);
             }
             if let What::Ejected { requested } = what {
                 assert!(cpu != 0, "{step:?} ejects the boot CPU");
                 assert!(self.there[id], "{step:?} ejects nobody");
-                assert_eq!(requested, self.asked[id], "{step:?}");
+                let asked = self.asked[id].unwrap_or(requested);
+                assert_eq!(requested, asked, "{step:?}");
                 assert!(requested || self.policy == GuestEject::Honour, "{step:?}");
-                (self.there[id], self.asked[id]) = (false, false);
+                (self.there[id], self.asked[id]) = (false, Some(false));
             }
         }
     }

@@ -110,7 +110,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A machine of `max` vCPUs, with these in it, each with the number of its run.
-    pub(crate) fn new(queue: &Queue, max: u32, present: &[(u32, u64)]) -> Self {
+    pub(crate) fn new(
+        queue: &Queue,
+        max: u32,
+        present: &[(u32, u64)],
+        guest_eject: GuestEject,
+    ) -> Self {
         let sink = Arc::new(queue.clone());
         let ids = present.iter().map(|(id, _)| *id);
         let there: Vec<bool> = (0..max)
@@ -122,7 +127,7 @@ impl Machine {
             (thread.last, thread.running) = (*run, Some(*run));
         }
         Self {
-            registers: CpuHotplug::new(max, ids, GuestEject::Honour, sink),
+            registers: CpuHotplug::new(max, ids, guest_eject, sink),
             threads,
             plugs: vec![0; there.len()],
             present: there,

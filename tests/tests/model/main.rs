@@ -13,12 +13,14 @@
 mod machine;
 mod people;
 mod shape;
+mod variants;
 mod world;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use hotvisor_devices::cpu_hotplug::GuestEject;
 use hotvisor_vmm::hotplug::client::Want;
 use hotvisor_vmm::hotplug::view::Target;
 use stateright::{Checker, Model, Property};
@@ -192,6 +194,7 @@ const PLAIN: Shape = Shape {
     boot: 2,
     users: &[PINNED],
     notifier: false,
+    guest_eject: GuestEject::Honour,
     budget: Budget {
         requests: 2,
         deadlines: 0,
@@ -319,6 +322,55 @@ fn an_ejection_that_is_asked_for_twice() {
     });
 }
 
+/// A request that is taken back, with others before and behind it, and time that runs out.
+#[test]
+fn requests_that_are_taken_back_and_run_out_of_time() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 2,
+            cancels: 2,
+            deadlines: ALWAYS,
+            refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// The guest has an earlier request when a notifier is asked anew, and says no.
+#[test]
+fn a_notifier_that_refuses_when_the_guest_is_late() {
+    holds(Shape {
+        users: &[],
+        notifier: true,
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            refusals: 1,
+            vetoes: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// Where the guest's own ejections have no effect, those that it was asked for have, however late.
+#[test]
+fn a_guest_that_may_not_eject_by_itself() {
+    holds(Shape {
+        users: &[],
+        guest_eject: GuestEject::Ignore,
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
 #[test]
 fn a_guest_that_lies() {
     holds(Shape {
@@ -407,59 +459,6 @@ fn three_vcpus_and_a_reboot() {
             ..PLAIN.budget
         },
         ..PLAIN
-    });
-}
-
-/// The order of 2012: whoever needs the lock is shut out, and the notifier waits for one of them.
-#[test]
-fn to_block_first_and_notify_then_is_a_deadlock() {
-    let shape = Shape {
-        variant: Variant::BlockFirst,
-        users: &[SAMPLER],
-        notifier: true,
-        budget: Budget {
-            requests: 1,
-            ..PLAIN.budget
-        },
-        ..PLAIN
-    };
-    fails(shape, "never ends");
-    holds(Shape {
-        variant: Variant::Product,
-        ..shape
-    });
-}
-
-#[test]
-fn to_join_the_thread_in_its_eject_is_a_deadlock() {
-    let variant = Variant::JoinInHandler;
-    fails(Shape { variant, ..PLAIN }, "never ends");
-}
-
-#[test]
-fn an_acknowledgement_that_takes_the_right_to_eject_loses_every_eject() {
-    let variant = Variant::AckRevokes;
-    fails(Shape { variant, ..PLAIN }, "as it was asked to, in vain");
-}
-
-/// What the guest did with the CPU before is taken for a word about the one that has come since.
-#[test]
-fn late_words_that_are_not_told_apart_take_a_cpu_that_runs() {
-    let variant = Variant::NoGenerations;
-    let shape = Shape {
-        variant,
-        users: &[],
-        budget: Budget {
-            requests: 2,
-            reboots: 1,
-            ..PLAIN.budget
-        },
-        ..PLAIN
-    };
-    fails(shape, "torn down while the guest");
-    holds(Shape {
-        variant: Variant::Product,
-        ..shape
     });
 }
 

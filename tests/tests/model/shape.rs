@@ -1,5 +1,6 @@
 //! What a model consists of, and what there is to do in it.
 
+use hotvisor_devices::cpu_hotplug::GuestEject;
 use hotvisor_vmm::hotplug::client::Want;
 use hotvisor_vmm::hotplug::view::OperationId;
 
@@ -54,6 +55,8 @@ pub(crate) struct Shape {
     pub(crate) boot: u32,
     pub(crate) users: &'static [Life],
     pub(crate) notifier: bool,
+    /// What becomes of an ejection that nobody has asked for.
+    pub(crate) guest_eject: GuestEject,
     pub(crate) budget: Budget,
 }
 

@@ -4,7 +4,7 @@ use crate::error::{Error, FILES, Result};
 use crate::hotplug::client::{Call, Calls};
 use crate::hotplug::machinery::Message;
 use crate::vcpu::{Exit, Reports, VcpuRef};
-use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice, Request, What};
+use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice, What};
 use hotvisor_devices::power::{PowerRequest, PowerSink};
 use hotvisor_devices::serial::SerialSink;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl Queue {
 fn is_chatter(notice: &Notice) -> bool {
     matches!(
         notice.what,
-        What::Status { .. } | What::SeenEmpty | What::Read(Request::Insert)
+        What::Status { .. } | What::SeenEmpty | What::InsertRead
     )
 }
 
@@ -247,10 +247,10 @@ mod tests {
             status: 0x84,
             kept: None,
         };
-        for chatter in [What::SeenEmpty, What::Read(Request::Insert), status] {
+        for chatter in [What::SeenEmpty, What::InsertRead, status] {
             (0..4 * CHATTER).for_each(|_| say(chatter));
         }
-        say(What::Read(Request::Eject));
+        say(What::EjectRead(1));
         let taken = || std::iter::repeat_with(|| queue.take()).take_while(|t| !t.is_empty());
         assert_eq!(taken().flatten().count(), CHATTER + 1);
         // And is heard again once it was heard.

@@ -47,7 +47,7 @@ pub(super) const STOP: Step = Step {
 /// What undoes the steps that were begun, the last one first.
 pub(super) fn walk_back(at: At, notifiers: usize) -> Vec<Action> {
     let begun = match at {
-        At::Host(n) => n + 1,
+        At::Host { n, .. } => n + 1,
         At::Asked | At::Read | At::Begun => notifiers,
     };
     let hosts = (0..begun.min(notifiers)).rev().map(|n| (&NOTIFY_HOST, n));
@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn steps_are_undone_in_reverse_and_only_those_that_were_begun() {
         use Action::{OpenGate, Undo};
-        assert_eq!(walk_back(At::Host(1), 3), [Undo(1), Undo(0), OpenGate]);
+        let host = At::Host { n: 1, open: false };
+        assert_eq!(walk_back(host, 3), [Undo(1), Undo(0), OpenGate]);
         assert_eq!(walk_back(At::Read, 2), [Undo(1), Undo(0), OpenGate]);
         assert_eq!(walk_back(At::Asked, 0), [OpenGate]);
     }

@@ -10,7 +10,7 @@ use acpiexec::{Acpiexec, Bus, Run, Step};
 use hotvisor_devices::IrqLine;
 use hotvisor_devices::cpu_hotplug::regs::{COMMAND, DATA, EJECT, ENABLED, FLAGS, INSERT, REMOVE};
 use hotvisor_devices::cpu_hotplug::{
-    self, CpuHotplug, GuestEject, HotplugSink, Ignored, Notice, Request, What,
+    self, CpuHotplug, GuestEject, HotplugSink, Ignored, Notice, What,
 };
 use hotvisor_devices::ged::{self, Event, Ged};
 use hotvisor_vmm::acpi::{Machine, Tables};
@@ -133,7 +133,7 @@ fn an_insertion_reaches_the_device_and_is_acknowledged_in_seven_accesses() {
     bed.ged.raise(Event::CpuHotplug);
     let run = bed.run(&[EVENT]);
     assert_eq!(run.notified(), [notice("C005", 1)]);
-    assert_eq!(bed.posted(), [(5, What::Read(Request::Insert))]);
+    assert_eq!(bed.posted(), [(5, What::InsertRead)]);
     let read = |offset: u64, data: &[u8]| Step::Read(CPU_HOTPLUG + offset, data.to_vec());
     let write = |offset: u64, value: u8| Step::Write(CPU_HOTPLUG + offset, vec![value]);
     let expected = [
@@ -174,7 +174,7 @@ fn an_eject_goes_from_request_to_empty_slot() {
     assert_eq!(run.notified(), [notice("C001", 3)]);
     assert_eq!(run.returned().last(), Some(&0));
     let expected = [
-        What::Read(Request::Eject),
+        What::EjectRead(1),
         status(3, 0x84),
         What::Ejected { requested: true },
         status(3, 0),

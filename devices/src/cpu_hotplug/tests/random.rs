@@ -187,14 +187,16 @@ fn check(
             let earlier = is_earlier(fact, was, what);
             prop_assert_eq!(plug, fact.plug.wrapping_sub(u32::from(earlier)));
             match what {
-                What::Read(request) => {
-                    let flag = [INSERT, REMOVE][request as usize];
-                    prop_assert!(was.shown & flag != 0);
-                    expected &= !flag;
-                    match request {
-                        Request::Insert => fact.open_insertions += 1,
-                        Request::Eject => fact.open_ejections += 1,
-                    }
+                What::InsertRead => {
+                    prop_assert!(was.shown & INSERT != 0);
+                    expected &= !INSERT;
+                    fact.open_insertions += 1;
+                }
+                What::EjectRead(ask) => {
+                    prop_assert!(was.shown & REMOVE != 0);
+                    prop_assert_eq!(ask, fact.asks);
+                    expected &= !REMOVE;
+                    fact.open_ejections += 1;
                 }
                 What::Status {
                     source,
@@ -353,7 +355,7 @@ proptest! {
                 bed.take(step);
             }
             for (cpu, _, what) in bed.posted().into_iter().filter(|notice| notice.0 == 1) {
-                let seen = matches!(what, What::Read(Request::Eject) | What::Ejected { .. });
+                let seen = matches!(what, What::EjectRead(_) | What::Ejected { .. });
                 prop_assert!(!seen, "CPU {}: {:?}", cpu, what);
             }
         }

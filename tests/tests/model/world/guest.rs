@@ -9,9 +9,18 @@ use super::World;
 use crate::machine::Machine;
 use crate::shape::{Act, Budget, Variant};
 
+/// What it was asked for, and has yet to do.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) cpu: u32,
+    pub(super) asks: Asks,
+    /// The insertion that it is about.
+    pub(super) plug: u32,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Guest {
-    pub(super) work: VecDeque<(u32, Asks)>,
+    pub(super) work: VecDeque<Work>,
     /// What it has ejected, and whether it has looked since.
     pub(super) last_word: Option<(u32, bool)>,
     pub(super) starting: BTreeSet<u32>,
@@ -69,6 +78,12 @@ impl World {
                     let ejects = found.iter().filter(|(_, asks)| *asks == Asks::Eject);
                     self.guest.revoked.extend(ejects.map(|(cpu, _)| *cpu));
                 }
+                let plugs = &self.machine.plugs;
+                let found = found.into_iter().map(|(cpu, asks)| Work {
+                    cpu,
+                    asks,
+                    plug: plugs[cpu as usize],
+                });
                 self.guest.work.extend(found);
             }
             Act::Overtake => {
@@ -126,9 +141,10 @@ impl World {
 
     /// The oldest of what the guest was asked.
     fn work(&mut self, act: &Act) {
-        let Some((cpu, asks)) = self.guest.work.pop_front() else {
+        let Some(work) = self.guest.work.pop_front() else {
             return;
         };
+        let Work { cpu, asks, .. } = work;
         if *act != Act::Obey {
             self.budget.refusals -= 1;
         }
@@ -145,7 +161,7 @@ impl World {
             (Asks::Eject, Act::Refuse) => self.machine.ost(cpu, 3, 0x82),
             (Asks::Eject, Act::Begin) => {
                 self.machine.ost(cpu, 3, 0x84);
-                self.guest.work.push_front((cpu, asks));
+                self.guest.work.push_front(work);
             }
             (Asks::Eject, _) => {
                 let has_it = self.guest.knows.contains(&cpu);
@@ -203,7 +219,12 @@ impl World {
         }
         let present: Vec<(u32, u64)> = self.coordinator.wanted().into_iter().collect();
         let wrong = std::mem::take(&mut self.machine.wrong);
-        self.machine = Machine::new(&self.queue, self.shape.vcpus, &present);
+        self.machine = Machine::new(
+            &self.queue,
+            self.shape.vcpus,
+            &present,
+            self.shape.guest_eject,
+        );
         self.machine.wrong = wrong;
         self.guest = Guest::default();
         self.coordinator.restarted(self.generation);

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hotvisor_devices::cpu_hotplug::Request as Asks;
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
 use hotvisor_vmm::hotplug::gate::{Entrance, Gate};
@@ -16,7 +17,7 @@ use hotvisor_vmm::hotplug::view::{Code, OperationId, Target, View};
 use crate::machine::{Machine, Queue};
 use crate::people::{Do, Lock, User, Waits};
 use crate::shape::{ALWAYS, Act, Budget, Shape, Variant};
-use guest::Guest;
+use guest::{Guest, Work};
 
 /// Longer than any model takes.
 const FOREVER: Duration = Duration::from_secs(3600);
@@ -89,7 +90,7 @@ impl World {
         }
         coordinator.describe(shape.boot, shape.vcpus);
         let present: Vec<(u32, u64)> = coordinator.wanted().into_iter().collect();
-        let machine = Machine::new(&queue, shape.vcpus, &present);
+        let machine = Machine::new(&queue, shape.vcpus, &present, shape.guest_eject);
         coordinator.restarted(1);
         let mut world = Self {
             coordinator,
@@ -362,10 +363,34 @@ impl World {
                 ));
             }
         }
+        self.look_for_late_ejections();
         for id in 0..self.machine.present.len() {
             if self.machine.present[id] && self.machine.threads[id].running.is_none() {
                 self.is_wrong(format!("the guest has vCPU {id}, and nothing runs it"));
             }
+        }
+    }
+
+    /// A CPU that the guest may still eject, because it was asked to and has not answered, is not said to be at rest.
+    fn look_for_late_ejections(&mut self) {
+        if self.shape.budget.lies > 0 || !self.queue.is_empty() || self.guest.is_dead {
+            return;
+        }
+        let rests = |id: u32| {
+            let phase = self.view.vcpus[id as usize].phase;
+            phase == "online" || phase == "plugged"
+        };
+        let asked = |work: &&Work| {
+            let now = self.machine.plugs[work.cpu as usize];
+            work.asks == Asks::Eject && work.plug == now && self.machine.present[work.cpu as usize]
+        };
+        let mut late = self.guest.work.iter().filter(asked);
+        if let Some(work) = late.find(|work| rests(work.cpu)) {
+            let wrong = format!(
+                "vCPU {} is said to be at rest, and the guest was asked to eject it and has not answered",
+                work.cpu
+            );
+            self.is_wrong(wrong);
         }
     }
 

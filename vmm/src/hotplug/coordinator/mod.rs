@@ -21,7 +21,7 @@ use super::view::{Code, OperationKind, Outcome, Target, VcpuView};
 use crate::events::News;
 use crate::tally::Tally;
 use crate::vcpu::VcpuRef;
-use hotvisor_devices::cpu_hotplug::{Notice, What};
+use hotvisor_devices::cpu_hotplug::{Notice, Request, What};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -319,7 +319,10 @@ impl Coordinator {
             return debug!(?notice, "stale");
         }
         let event = match what {
-            What::Read(request) => Event::RequestRead(request),
+            What::InsertRead => Event::RequestRead(Request::Insert),
+            What::EjectRead(ask) if ask == slot.ask => Event::RequestRead(Request::Eject),
+            // Of an earlier request: it has yet to read the last one.
+            What::EjectRead(ask) => return debug!(vcpu = id, ask, "stale"),
             What::Status {
                 source,
                 status,

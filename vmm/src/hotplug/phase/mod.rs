@@ -43,6 +43,8 @@ pub enum Phase {
     Draining {
         /// Where it goes back to.
         was: Rest,
+        /// The guest has an earlier request to answer, which nobody waits for: it may still eject it.
+        open: bool,
     },
     /// Notifiers are called; the guest is the last of them.
     Notifying {
@@ -83,8 +85,13 @@ pub enum Rest {
 /// Whose turn it is among the notifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum At {
-    /// The host-side notifier with this number.
-    Host(usize),
+    /// A host-side notifier.
+    Host {
+        /// Its number.
+        n: usize,
+        /// See [`Phase::Draining`].
+        open: bool,
+    },
     /// The guest was asked, and has not read it.
     Asked,
     /// The guest has read it.
@@ -286,7 +293,7 @@ impl Phase {
     pub const fn stage(self) -> &'static str {
         match self {
             Self::Notifying { at, .. } => match at {
-                At::Host(_) => "notifying.host",
+                At::Host { .. } => "notifying.host",
                 At::Asked => "notifying.asked",
                 At::Read => "notifying.read",
                 At::Begun => "notifying.begun",
@@ -315,7 +322,10 @@ impl Phase {
         matches!(
             self,
             Self::Online
-                | Self::Draining { was: Rest::Online }
+                | Self::Draining {
+                    was: Rest::Online,
+                    ..
+                }
                 | Self::Notifying {
                     was: Rest::Online,
                     ..
@@ -342,7 +352,7 @@ impl Phase {
     pub const fn is_unread(self) -> bool {
         match self {
             Self::Draining { .. } => true,
-            Self::Notifying { at, .. } => matches!(at, At::Host(_) | At::Asked),
+            Self::Notifying { at, .. } => matches!(at, At::Host { .. } | At::Asked),
             _ => false,
         }
     }
@@ -364,7 +374,7 @@ impl Phase {
             Self::Starting => plug::starting(event),
             Self::Announced { read } => plug::announced(read, event),
             Self::Plugged | Self::Online => plug::plugged(self, event),
-            Self::Draining { was } => unplug::draining(was, event, notifiers),
+            Self::Draining { was, open } => unplug::draining(was, open, event, notifiers),
             Self::Notifying { was, at } => unplug::notifying(was, at, event, notifiers),
             Self::Overdue { was } => unplug::overdue(was, event),
             Self::Syncing { undo } => unplug::syncing(undo, event),
@@ -373,9 +383,10 @@ impl Phase {
     }
 }
 
-fn drain(was: Rest) -> Change {
+fn drain(was: Rest, open: bool) -> Change {
     let drain = (DRAIN.up)(0);
-    to(Phase::Draining { was }, [drain], "it is to be taken away")
+    let phase = Phase::Draining { was, open };
+    to(phase, [drain], "it is to be taken away")
 }
 
 fn ejected() -> Change {

@@ -76,7 +76,7 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
         },
         Event::NotTaken { source, status } => not_taken().with_ost(source, status),
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
-        Event::Unplug { retracted: false } => drain(Rest::Announced),
+        Event::Unplug { retracted: false } => drain(Rest::Announced, false),
         Event::Recall { retracted: true } => {
             let why = "taken back before the guest had noticed it";
             undone(why).ends(Code::Cancelled, why)
@@ -132,7 +132,7 @@ pub(super) fn plugged(here: Phase, event: Event) -> Change {
         Event::Plug if here == Phase::Online => {
             to(here, [], "it is online already").ends(Code::Succeeded, "it was online already")
         }
-        Event::Unplug { .. } => drain(was),
+        Event::Unplug { .. } => drain(was, false),
         Event::Deadline { .. } if here == Phase::Plugged => {
             to(here, [], "the guest does not start it").ends(Code::TimedOut, NOT_ONLINE)
         }

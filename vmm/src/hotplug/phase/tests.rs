@@ -196,7 +196,7 @@ fn a_deadline_says_who_did_not_answer() {
         let change = phase.next(deadline, NOTIFIERS);
         change.outcome.unwrap().detail
     };
-    assert!(said(At::Host(1), false).contains("second did not let go"));
+    assert!(said(At::Host { n: 1, open: false }, false).contains("second did not let go"));
     let asked = Phase::Notifying {
         was: Rest::Announced,
         at: At::Asked,
@@ -269,7 +269,10 @@ fn a_guest_that_acknowledges_what_it_was_asked_for_meanwhile_is_notified_again()
             change.actions.contains(&Action::Remind)
         };
         assert!(reminds(Rest::Announced, At::Asked), "{event:?}");
-        assert!(!reminds(Rest::Announced, At::Host(0)), "{event:?}");
+        assert!(
+            !reminds(Rest::Announced, At::Host { n: 0, open: false }),
+            "{event:?}"
+        );
         assert!(!reminds(Rest::Plugged, At::Asked), "{event:?}");
     }
 }

@@ -7,16 +7,25 @@ use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
 use crate::hotplug::view::Code;
 use hotvisor_devices::cpu_hotplug::Request;
 
-pub(super) fn draining(was: Rest, event: Event, notifiers: &[&'static str]) -> Change {
-    let here = Phase::Draining { was };
-    let back = |reason| to(was.into(), [Action::OpenGate], reason);
+/// Where it goes back to before the guest is asked: `open`, if it has an earlier request.
+fn unasked(was: Rest, open: bool) -> Phase {
+    match open {
+        true => Phase::Overdue { was },
+        false => was.into(),
+    }
+}
+
+pub(super) fn draining(was: Rest, open: bool, event: Event, notifiers: &[&'static str]) -> Change {
+    let here = |was, open| Phase::Draining { was, open };
+    let back = |reason| to(unasked(was, open), [Action::OpenGate], reason);
     match event {
-        Event::Drained => next_notifier(was, 0, notifiers),
+        Event::Drained => next_notifier(was, 0, open, notifiers),
         Event::Started => to(
-            Phase::Draining { was: Rest::Online },
+            here(Rest::Online, open),
             [Action::Acknowledge],
             "the guest has started it meanwhile",
         ),
+        Event::Kept { .. } => to(here(was, false), [], NO_TO_AN_EARLIER),
         Event::Recall { .. } => {
             back("taken back").ends(Code::Cancelled, "taken back before anybody was asked")
         }
@@ -24,14 +33,14 @@ pub(super) fn draining(was: Rest, event: Event, notifiers: &[&'static str]) -> C
             back("no time left").ends(Code::TimedOut, "no time was left to ask anybody")
         }
         Event::Ejected => ejected(),
-        _ => to(here, [], "nobody was asked yet"),
+        _ => to(here(was, open), [], "nobody was asked yet"),
     }
 }
 
 /// The turn of the host-side notifier `n`, or of the guest after the last one.
-fn next_notifier(was: Rest, n: usize, notifiers: &[&'static str]) -> Change {
+fn next_notifier(was: Rest, n: usize, open: bool, notifiers: &[&'static str]) -> Change {
     let (at, step) = if n < notifiers.len() {
-        (At::Host(n), NOTIFY_HOST)
+        (At::Host { n, open }, NOTIFY_HOST)
     } else {
         (At::Asked, NOTIFY_GUEST)
     };
@@ -56,11 +65,16 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
                 "the guest has started it meanwhile",
             )
         }
-        (Event::NotifierReady(n), At::Host(m)) if n == m => next_notifier(was, n + 1, notifiers),
-        (Event::NotifierRefused(n, why), At::Host(m)) if n == m => {
+        (Event::NotifierReady(m), At::Host { n, open }) if n == m => {
+            next_notifier(was, n + 1, open, notifiers)
+        }
+        (Event::NotifierRefused(m, why), At::Host { n, open }) if n == m => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
             let refused = format!("{who} refused: {why}");
-            back(was.into(), "a notifier refused").ends(Code::Refused, refused)
+            back(unasked(was, open), "a notifier refused").ends(Code::Refused, refused)
+        }
+        (Event::Kept { .. }, At::Host { n, .. }) => {
+            to(here(was, At::Host { n, open: false }), [], NO_TO_AN_EARLIER)
         }
         (Event::RequestRead(Request::Eject), At::Asked) => {
             to(here(was, At::Read), [], "the guest has read the request")
@@ -81,9 +95,11 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
         }
         // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
         (Event::NotTaken { .. }, _) => let_go("the guest does not take it"),
-        (Event::Recall { .. }, At::Host(_)) | (Event::Recall { retracted: true }, At::Asked) => {
-            back(was.into(), "taken back")
-                .ends(Code::Cancelled, "taken back before the guest had read it")
+        (Event::Recall { .. }, At::Host { open, .. }) => {
+            back(unasked(was, open), "taken back").ends(Code::Cancelled, UNREAD)
+        }
+        (Event::Recall { retracted: true }, At::Asked) => {
+            back(was.into(), "taken back").ends(Code::Cancelled, UNREAD)
         }
         (Event::Recall { .. }, _) => to(
             here(was, at),
@@ -105,11 +121,11 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
 
 /// Nobody waits any longer: it is where it was, unless the guest has read a request.
 fn late(was: Rest, at: At, retracted: bool, notifiers: usize) -> Change {
-    let read = !retracted && !matches!(at, At::Host(_));
-    let phase = match read {
-        true => Phase::Overdue { was },
-        false => was.into(),
+    let read = match at {
+        At::Host { open, .. } => open,
+        At::Asked | At::Read | At::Begun => !retracted,
     };
+    let phase = unasked(was, read);
     let mut actions = walk_back(at, notifiers);
     // It may have read an earlier request, and this one not.
     if read && at == At::Asked {
@@ -118,6 +134,8 @@ fn late(was: Rest, at: At, retracted: bool, notifiers: usize) -> Change {
     to(phase, actions, "nobody waits any longer")
 }
 
+const UNREAD: &str = "taken back before the guest had read it";
+const NO_TO_AN_EARLIER: &str = "the guest says no, to an earlier request";
 /// Why a no to an ejection is not the end of it.
 const ASKED_AGAIN: &str = "the guest says no, and was asked again since: the answer to that counts";
 
@@ -183,7 +201,7 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
         {
             to(here(Rest::Plugged), [], "the guest has acknowledged it")
         }
-        Event::Unplug { .. } => drain(was),
+        Event::Unplug { .. } => drain(was, true),
         Event::Deadline { .. } => to(here(was), [], "the guest is still at it").ends(
             Code::TimedOut,
             "the guest is still taking it down for an earlier request, whose ejection may still come",
@@ -200,7 +218,7 @@ fn missed(
     notifiers: &[&'static str],
 ) -> String {
     match at {
-        At::Host(n) => {
+        At::Host { n, .. } => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
             format!("{who} did not let go in time; undone")
         }

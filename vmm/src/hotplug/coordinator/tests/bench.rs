@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
 use crate::hotplug::view::View;
 use crate::hotplug::view::{OperationId, Outcome, ThreadView};
-use hotvisor_devices::cpu_hotplug::Request as Ask;
 use std::sync::Mutex;
 
 /// What was asked of the machine, in order, and what it would answer.
@@ -13,6 +12,7 @@ use std::sync::Mutex;
 pub(super) struct Fake {
     pub(super) calls: Vec<(&'static str, u32)>,
     pub(super) plugs: u32,
+    pub(super) asks: u32,
     /// Whether the guest has noticed the last request.
     pub(super) noticed: bool,
     /// Whether it was told of the last insertion again since it last said no.
@@ -65,7 +65,8 @@ impl Machinery for Fake {
     }
     fn request_eject(&mut self, vcpu: u32) -> u32 {
         self.calls.push(("request eject", vcpu));
-        1
+        self.asks += 1;
+        self.asks
     }
     fn withdraw_eject(&mut self, vcpu: u32) -> bool {
         self.calls.push(("withdraw eject", vcpu));
@@ -130,9 +131,15 @@ impl Bench {
             .message(Message::Notice(notice), &mut self.machine);
     }
 
+    /// The guest reads that it was asked for a vCPU.
+    pub(super) fn reads_eject(&mut self, cpu: u32) {
+        let ask = self.coordinator.slots[cpu as usize].ask;
+        self.notice(cpu, What::EjectRead(ask));
+    }
+
     pub(super) fn ost(&mut self, cpu: u32, source: u32, status: u32) {
         let kept = (source, status == 0x84) == (3, false) && !self.machine.asked_again;
-        let kept = kept.then_some(1);
+        let kept = kept.then_some(self.coordinator.slots[cpu as usize].ask);
         self.notice(
             cpu,
             What::Status {
@@ -190,7 +197,7 @@ impl Bench {
 
     /// The guest ejects a vCPU as it was asked to, and its thread parks.
     pub(super) fn guest_ejects(&mut self, id: u32) {
-        self.notice(id, What::Read(Ask::Eject));
+        self.reads_eject(id);
         self.ost(id, 3, 0x84);
         self.notice(id, What::Ejected { requested: true });
         self.tell(id, Message::Parked);
@@ -200,7 +207,7 @@ impl Bench {
     /// The guest takes a vCPU that was plugged, and starts it.
     pub(super) fn guest_starts(&mut self, id: u32) {
         self.tell(id, Message::Ready);
-        self.notice(id, What::Read(Ask::Insert));
+        self.notice(id, What::InsertRead);
         self.ost(id, 1, 0);
         self.tell(id, Message::Started);
     }

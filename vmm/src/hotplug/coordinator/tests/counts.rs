@@ -58,7 +58,7 @@ fn times_are_those_of_the_timeline() {
 fn each_end_is_counted_once_as_what_it_was() {
     let mut bench = Bench::new(2);
     bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.ost(1, 3, 0x84);
     bench.ost(1, 3, 0x82);
     assert_eq!(bench.ends(), [(Target::Offline, "refused", 1)]);
@@ -110,7 +110,7 @@ fn a_plug_that_nobody_brings_online_took_all_of_its_time() {
     let mut bench = Bench::new(1);
     bench.ask(Want::Count(2));
     bench.tell(1, Message::Ready);
-    bench.notice(1, What::Read(Ask::Insert));
+    bench.notice(1, What::InsertRead);
     bench.ost(1, 1, 0);
     bench.coordinator.slots[1].age(LONG);
     bench.coordinator.operations.expire();

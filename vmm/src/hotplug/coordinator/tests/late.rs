@@ -1,13 +1,12 @@
 //! Answers that come late, or twice, or from somebody who was not asked; and who waits for them.
 
 use super::super::*;
-use super::bench::Bench;
+use super::bench::{Bench, FOREVER};
 use crate::hotplug::client::{Refused, Request, Want};
 use crate::hotplug::gate::Binding;
 use crate::hotplug::notifier::Done;
 use crate::hotplug::view::MachineState;
 use crate::hotplug::view::View;
-use hotvisor_devices::cpu_hotplug::Request as Ask;
 use std::sync::Mutex;
 
 #[test]
@@ -39,7 +38,7 @@ fn a_guest_that_has_not_read_an_ejection_is_reminded_of_it() {
     assert_eq!(reminded(&mut bench), 2);
     let pause = bench.coordinator.slots[1].again.unwrap().1;
     assert_eq!(pause, 4 * REMIND);
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     assert_eq!(reminded(&mut bench), 2);
     bench.guest_ejects(1);
 }
@@ -84,7 +83,7 @@ fn online_is_not_said_of_a_vcpu_that_the_guest_is_taking_down() {
     for supersede in [false, true] {
         let mut bench = Bench::new(2);
         let unplug = bench.ask_within(Want::Count(1), Duration::ZERO);
-        bench.notice(1, What::Read(Ask::Eject));
+        bench.reads_eject(1);
         bench.ost(1, 3, 0x84);
         bench.machine.noticed = true;
         if !supersede {
@@ -113,7 +112,7 @@ fn online_is_not_said_of_a_vcpu_that_the_guest_is_taking_down() {
 fn a_late_no_settles_who_waits_for_online() {
     let mut bench = Bench::new(2);
     bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.machine.noticed = true;
     bench.coordinator.tick(&mut bench.machine);
     let online = bench.ask(Want::Count(2));
@@ -129,11 +128,11 @@ fn a_no_to_an_earlier_request_is_not_the_last_word() {
     let mut bench = Bench::new(2);
     bench.machine.noticed = true;
     bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.coordinator.tick(&mut bench.machine);
     assert_eq!(bench.phase(1), "overdue");
     let second = bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.ost(1, 3, 0x84);
     bench.machine.asked_again = true;
     bench.ost(1, 3, 0x82);
@@ -149,7 +148,7 @@ fn a_no_to_an_earlier_request_is_not_the_last_word() {
     assert_eq!(bench.phase(1), "online");
     // Nor is it where nobody waits any longer.
     bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.coordinator.tick(&mut bench.machine);
     bench.machine.asked_again = true;
     bench.ost(1, 3, 0x82);
@@ -162,7 +161,7 @@ fn a_no_to_an_earlier_request_is_not_the_last_word() {
 fn a_part_that_only_waits_can_be_cancelled() {
     let mut bench = Bench::new(2);
     bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.machine.noticed = true;
     let back = bench.ask(Want::Count(2));
     bench.coordinator.cancel(back, &mut bench.machine).unwrap();
@@ -183,7 +182,7 @@ fn only_the_end_of_an_operation_is_awaited() {
         awaited
     };
     assert!(!is_awaited(&mut bench));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     assert!(!is_awaited(&mut bench));
     bench.notice(1, What::Ejected { requested: true });
     assert!(!is_awaited(&mut bench));
@@ -206,7 +205,7 @@ fn only_the_end_of_an_operation_is_awaited() {
 fn an_unplug_that_only_the_host_has_to_end_ends_without_anybody_who_waits() {
     let mut bench = Bench::new(2);
     bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.notice(1, What::Ejected { requested: true });
     let back = bench.ask(Want::Count(2));
     bench.coordinator.cancel(back, &mut bench.machine).unwrap();
@@ -224,7 +223,7 @@ fn an_unplug_that_nobody_waits_for_any_longer_is_undone() {
         let mut bench = Bench::new(2);
         bench.ask(Want::Count(1));
         if read {
-            bench.notice(1, What::Read(Ask::Eject));
+            bench.reads_eject(1);
             bench.machine.noticed = true;
             let back = bench.ask(Want::Count(2));
             bench.coordinator.cancel(back, &mut bench.machine).unwrap();
@@ -284,6 +283,77 @@ fn only_what_is_about_the_insertion_answers_it() {
     }
     bench.ost(1, 1, 0);
     assert_eq!(bench.phase(1), "plugged");
+}
+
+/// Who ran out of time asks again: that the guest has read the first request says nothing of the second.
+#[test]
+fn what_the_guest_has_read_of_an_earlier_request_is_stale() {
+    let mut bench = Bench::new(2);
+    bench.machine.noticed = true;
+    bench.ask_within(Want::Count(1), Duration::ZERO);
+    bench.coordinator.tick(&mut bench.machine);
+    assert_eq!(bench.phase(1), "overdue");
+    bench.ask(Want::Count(1));
+    bench.notice(1, What::EjectRead(1));
+    let stage = |bench: &Bench| bench.coordinator.slots[1].phase.stage();
+    assert_eq!(stage(&bench), "notifying.asked");
+    assert!(bench.coordinator.slots[1].again.is_some());
+    bench.notice(1, What::EjectRead(2));
+    assert_eq!(stage(&bench), "notifying.read");
+}
+
+/// A new attempt that comes to nothing before the guest's turn does not make the earlier request forgotten.
+#[test]
+fn an_earlier_request_is_with_the_guest_whatever_a_notifier_says_to_the_next() {
+    enum Ends {
+        Refused,
+        TakenBack,
+        Late,
+        NoAtLast,
+    }
+    for ends in [Ends::Refused, Ends::TakenBack, Ends::Late, Ends::NoAtLast] {
+        let mut bench = Bench::new(2);
+        bench.ask_within(Want::Count(1), Duration::ZERO);
+        bench.reads_eject(1);
+        bench.machine.noticed = true;
+        bench.coordinator.tick(&mut bench.machine);
+        let dones = Arc::new(Mutex::new(Vec::new()));
+        bench.coordinator.register(Box::new(Silent(dones.clone())));
+        let brief = matches!(ends, Ends::Late).then_some(Duration::ZERO);
+        let second = bench.ask_within(Want::Count(1), brief.unwrap_or(FOREVER));
+        let mut expected = "overdue";
+        match ends {
+            Ends::Refused => drop(dones.lock().unwrap().pop()),
+            Ends::TakenBack => {
+                bench
+                    .coordinator
+                    .cancel(second, &mut bench.machine)
+                    .unwrap();
+            }
+            Ends::Late => bench.coordinator.tick(&mut bench.machine),
+            Ends::NoAtLast => {
+                bench.ost(1, 3, 0x82);
+                assert_eq!((bench.phase(1), bench.code(second)), ("notifying", None));
+                drop(dones.lock().unwrap().pop());
+                expected = "online";
+            }
+        }
+        while let Some(message) = bench.posted.lock().unwrap().pop() {
+            bench.coordinator.message(message, &mut bench.machine);
+        }
+        assert_eq!(bench.phase(1), expected);
+        assert!(
+            bench
+                .code(second)
+                .is_some_and(|code| code != Code::Succeeded)
+        );
+        let refused = bench
+            .machine
+            .calls
+            .iter()
+            .filter(|call| **call == ("request eject", 1));
+        assert_eq!(refused.count(), 1);
+    }
 }
 
 /// A notifier that never answers by itself.
@@ -368,7 +438,7 @@ fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
     let mut bench = Bench::new(1);
     let operation = bench.ask(Want::Count(2));
     bench.tell(1, Message::Ready);
-    bench.notice(1, What::Read(Ask::Insert));
+    bench.notice(1, What::InsertRead);
     bench.machine.told_again = true;
     bench.ost(1, 1, 1);
     assert_eq!((bench.phase(1), bench.code(operation)), ("announced", None));
@@ -387,7 +457,7 @@ fn a_no_to_what_is_to_go_again_is_as_good_as_its_ejection() {
     bench.ask(Want::Count(2));
     bench.tell(1, Message::Ready);
     bench.machine.noticed = true;
-    bench.notice(1, What::Read(Ask::Insert));
+    bench.notice(1, What::InsertRead);
     let operation = bench.ask(Want::Count(1));
     assert_eq!(bench.phase(1), "notifying");
     bench.machine.told_again = true;

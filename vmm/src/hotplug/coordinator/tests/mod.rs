@@ -13,8 +13,6 @@ use crate::hotplug::client::{Refused, Want};
 use crate::hotplug::gate::Binding;
 use crate::hotplug::notifier::{Answer, Done};
 use bench::Bench;
-use cpu_hotplug::Request as Ask;
-use hotvisor_devices::cpu_hotplug;
 use std::sync::Mutex;
 
 #[test]
@@ -22,7 +20,7 @@ fn an_unplug_goes_through_every_step_and_ends_with_proof() {
     let mut bench = Bench::new(3);
     let operation = bench.ask(Want::One(1, Target::Offline));
     assert_eq!((bench.phase(1), bench.code(operation)), ("notifying", None));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.ost(1, 3, 0x84);
     bench.notice(1, What::Ejected { requested: true });
     assert_eq!((bench.phase(1), bench.code(operation)), ("stopping", None));
@@ -58,7 +56,7 @@ fn a_plug_is_done_when_the_guest_has_started_it() {
     let operation = bench.ask(Want::Count(2));
     assert_eq!(bench.machine.calls, [("start", 1)]);
     bench.tell(1, Message::Ready);
-    bench.notice(1, What::Read(Ask::Insert));
+    bench.notice(1, What::InsertRead);
     bench.ost(1, 1, 0);
     assert_eq!((bench.phase(1), bench.code(operation)), ("plugged", None));
     assert_eq!((bench.view().plugged, bench.view().online), (2, 1));
@@ -79,7 +77,7 @@ fn a_plug_is_done_when_the_guest_has_started_it() {
 fn a_refusal_leaves_everything_as_it_was_and_a_later_request_may_succeed() {
     let mut bench = Bench::new(2);
     let operation = bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.ost(1, 3, 0x84);
     bench.ost(1, 3, 0x82);
     assert_eq!(bench.code(operation), Some(Code::Refused));
@@ -98,7 +96,7 @@ fn many_vcpus_are_one_operation() {
     let operation = bench.ask(Want::Set([0, 2].into()));
     bench.guest_ejects(1);
     assert_eq!(bench.code(operation), None);
-    bench.notice(3, What::Read(Ask::Eject));
+    bench.reads_eject(3);
     bench.ost(3, 3, 0x80);
     assert_eq!(bench.code(operation), Some(Code::Refused));
     assert_eq!(bench.outcome(operation, 1).code, Code::Succeeded);
@@ -119,7 +117,7 @@ fn the_latest_request_wins_while_the_guest_has_not_read_the_one_before() {
 fn the_latest_request_wins_also_when_the_guest_is_at_work_already() {
     let mut bench = Bench::new(2);
     let first = bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.machine.noticed = true;
     let second = bench.ask(Want::Count(2));
     assert_eq!(bench.code(first), Some(Code::Superseded));
@@ -135,7 +133,7 @@ fn the_latest_request_wins_also_when_the_guest_is_at_work_already() {
 fn a_refusal_is_good_news_for_who_wants_it_back() {
     let mut bench = Bench::new(2);
     bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.machine.noticed = true;
     let second = bench.ask(Want::Count(2));
     bench.ost(1, 3, 0x82);
@@ -151,7 +149,7 @@ fn an_unplug_takes_over_from_a_plug_at_every_stage() {
             bench.tell(1, Message::Ready);
         }
         if stage > 1 {
-            bench.notice(1, What::Read(Ask::Insert));
+            bench.notice(1, What::InsertRead);
             bench.machine.noticed = true;
         }
         if stage > 2 {
@@ -202,7 +200,7 @@ fn a_deadline_undoes_what_the_guest_never_read() {
 fn an_eject_after_the_deadline_is_honoured_and_reported() {
     let mut bench = Bench::new(2);
     let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.ost(1, 3, 0x84);
     bench.machine.noticed = true;
     bench.coordinator.tick(&mut bench.machine);
@@ -228,7 +226,7 @@ fn a_user_inside_the_gate_holds_the_vcpu_and_is_named() {
             .entrance()
             .enter(Binding::Pinned, "statistics", Duration::ZERO);
     let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.notice(1, What::Ejected { requested: true });
     assert_eq!(bench.phase(1), "syncing");
     bench.coordinator.tick(&mut bench.machine);
@@ -280,7 +278,7 @@ fn cancel_is_carried_out_or_clearly_refused() {
     ));
     assert!(matches!(cancel(&mut bench, 99), Err(Refused::Unknown(_))));
     let operation = bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.machine.noticed = true;
     assert!(matches!(
         cancel(&mut bench, operation),
@@ -340,7 +338,7 @@ fn an_eject_of_the_guest_s_own_is_an_operation() {
 fn a_restart_finishes_unplugs_and_carries_plugs_on() {
     let mut bench = Bench::new(3);
     let unplug = bench.ask(Want::One(1, Target::Offline));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     let plug = bench.ask(Want::One(3, Target::Online));
     let wanted = bench.coordinator.wanted();
     assert_eq!(wanted.keys().copied().collect::<Vec<_>>(), [0, 2, 3]);

@@ -3,7 +3,6 @@
 use super::super::*;
 use super::bench::{Bench, FOREVER};
 use crate::hotplug::client::{Refused, Request, Want};
-use hotvisor_devices::cpu_hotplug::Request as Ask;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -91,7 +90,7 @@ fn a_change_is_refused_and_a_cancel_is_not() {
 fn a_thread_that_is_to_leave_the_guest_is_kicked_in_a_pause() {
     let mut bench = Bench::new(2);
     let operation = bench.ask(Want::Count(1));
-    bench.notice(1, What::Read(Ask::Eject));
+    bench.reads_eject(1);
     bench.pause_since(MINUTE);
     bench.notice(1, What::Ejected { requested: true });
     assert_eq!(bench.phase(1), "stopping");
@@ -121,7 +120,7 @@ fn a_plug_that_is_announced_in_a_pause_has_its_reminder_after_it() {
     bench.coordinator.resume(begin + MINUTE);
     let next = bench.coordinator.next_tick();
     assert_eq!(next, Some(begin + MINUTE + REMIND));
-    bench.notice(1, What::Read(Ask::Insert));
+    bench.notice(1, What::InsertRead);
     bench.ost(1, 1, 0);
     bench.tell(1, Message::Started);
     assert_eq!(bench.code(operation), Some(Code::Succeeded));
