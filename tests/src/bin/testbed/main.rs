@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod figures;
 mod inner;
+mod measured;
 mod picture;
 mod progress;
 mod shell;

@@ -27,6 +27,7 @@ use hotvisor_tests::nested::{Clock, Input, Job, peer_files};
 use hotvisor_tests::vm::Vm;
 
 use crate::inner::{self, Need};
+use crate::measured;
 use crate::picture;
 use crate::progress::Step;
 use machine::Plan;
@@ -150,12 +151,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Before anything is measured: a mistake would cost all of it.
-    let earlier = args.check.as_deref().map(Results::read).transpose()?;
+    let earlier = args
+        .check
+        .as_deref()
+        .map(measured::read::<Results>)
+        .transpose()?;
     let measured = match args.from.split_first() {
         Some((first, others)) => {
-            let mut results = Results::read(first)?;
+            let mut results = measured::read::<Results>(first)?;
             for path in others {
-                results.join(Results::read(path)?)?;
+                results.join(measured::read(path)?)?;
             }
             Some(results)
         }
@@ -334,7 +339,7 @@ fn on_path(program: &str) -> Option<PathBuf> {
 /// # Errors
 /// It cannot be read, or there are no times in it.
 pub(crate) fn figures(json: &Path) -> Result<(Vec<(String, String)>, String)> {
-    let results = Results::read(json)?;
+    let results: Results = measured::read(json)?;
     Ok((table::all(&results), svg::of(&results)?))
 }
 

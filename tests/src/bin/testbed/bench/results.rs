@@ -9,8 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Of the file's shape.
-const FORMAT: u32 = 2;
+use crate::measured::Measured;
 
 /// A VMM that takes part.
 #[derive(
@@ -213,10 +212,19 @@ pub(super) struct Results {
     pub(super) absent: Vec<Absent>,
 }
 
+impl Measured for Results {
+    const FORMAT: u32 = 2;
+    const BY: &str = "cargo testbed bench --json";
+
+    fn format(&self) -> u32 {
+        self.format
+    }
+}
+
 impl Results {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            format: FORMAT,
+            format: Self::FORMAT,
             versions: BTreeMap::new(),
             builds: BTreeMap::new(),
             kernel: String::new(),
@@ -304,20 +312,6 @@ impl Results {
         peers
     }
 
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path)
-            .with_context(|| format!("cannot read results from {}", path.display()))?;
-        let results: Self = serde_json::from_slice(&text)
-            .with_context(|| format!("{} holds no results of `bench --json`", path.display()))?;
-        ensure!(
-            results.format == FORMAT,
-            "{} has format {}, and this program reads {FORMAT}: measure anew",
-            path.display(),
-            results.format
-        );
-        Ok(results)
-    }
-
     /// A line for each series, so that two files can be compared by the usual means, too.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string(self)?
@@ -330,6 +324,7 @@ impl Results {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::measured;
 
     /// A key with the most usual values.
     pub(in super::super) fn key(peer: Peer, what: What) -> Key {
@@ -352,7 +347,7 @@ pub(super) mod tests {
         results.add(key(Peer::Qemu, What::Memory { api: true }), 7.0);
         let file = tempfile::NamedTempFile::new().unwrap();
         results.write(file.path()).unwrap();
-        let read = Results::read(file.path()).unwrap();
+        let read = measured::read::<Results>(file.path()).unwrap();
         assert_eq!(read, results);
         assert_eq!(read.get(&key(Peer::Hotvisor, phase)).unwrap(), [1.5, 2.5]);
         assert_eq!(read.peers(), [Peer::Hotvisor, Peer::Qemu]);
@@ -400,10 +395,12 @@ pub(super) mod tests {
     #[test]
     fn another_format_is_refused() {
         let mut results = Results::new(1);
-        results.format = FORMAT + 1;
+        results.format = Results::FORMAT + 1;
         let file = tempfile::NamedTempFile::new().unwrap();
         results.write(file.path()).unwrap();
-        let error = Results::read(file.path()).unwrap_err().to_string();
+        let error = measured::read::<Results>(file.path())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("measure anew"), "{error}");
     }
 }

@@ -22,6 +22,7 @@ use hotvisor_tests::stress::{ALL, Scenario};
 use hotvisor_tests::{host, paths};
 
 use crate::inner::{self, Need};
+use crate::measured;
 use crate::progress::Step;
 use cell::{Cell, FOLDER, VERDICT_FILE, Verdict, Wanted};
 use record::Record;
@@ -151,7 +152,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// It cannot be read.
 pub(crate) fn figure(json: &Path) -> Result<String> {
-    Ok(Record::read(json)?.table())
+    Ok(measured::read::<Record>(json)?.table())
 }
 
 /// What is to run, in order.

@@ -4,15 +4,13 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::stress::Summary;
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Verdict};
-
-/// Of the file's shape.
-const FORMAT: u32 = 1;
+use crate::measured::Measured;
 
 /// A run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +32,15 @@ struct Entry {
     verdict: Verdict,
 }
 
+impl Measured for Record {
+    const FORMAT: u32 = 1;
+    const BY: &str = "cargo testbed stress --json";
+
+    fn format(&self) -> u32 {
+        self.format
+    }
+}
+
 impl Record {
     pub(super) fn new(seed: u64, done: &[(Cell, Verdict)]) -> Self {
         let entry = |(cell, verdict): &(Cell, Verdict)| Entry {
@@ -42,24 +49,10 @@ impl Record {
             verdict: verdict.clone(),
         };
         Self {
-            format: FORMAT,
+            format: Self::FORMAT,
             seed,
             guests: done.iter().map(entry).collect(),
         }
-    }
-
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let text =
-            fs::read(path).with_context(|| format!("cannot read a run from {}", path.display()))?;
-        let record: Self = serde_json::from_slice(&text)
-            .with_context(|| format!("{} holds no run of `stress --json`", path.display()))?;
-        ensure!(
-            record.format == FORMAT,
-            "{} has format {}, and this program reads {FORMAT}",
-            path.display(),
-            record.format
-        );
-        Ok(record)
     }
 
     /// A line for each guest.
@@ -147,6 +140,7 @@ mod tests {
     use hotvisor_tests::stress::ALL;
 
     use super::*;
+    use crate::measured;
 
     fn cell(kernel: Option<Kernel>) -> Cell {
         Cell {
@@ -173,7 +167,7 @@ mod tests {
         ];
         let file = tempfile::NamedTempFile::new()?;
         Record::new(9, &done).write(file.path())?;
-        let text = Record::read(file.path())?.table();
+        let text = measured::read::<Record>(file.path())?.table();
         for part in [
             "| nothing to do | 5, 7 | 4 | 0 | 1 | 0; ",
             "6.1-rt: 3 of `what_it_does`",

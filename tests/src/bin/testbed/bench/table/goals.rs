@@ -17,6 +17,8 @@ const OF_THE_FLOOR: f64 = 2.0;
 struct Goal {
     what: String,
     figure: String,
+    /// The figure of a VMM that needs nothing for itself, where the guest's kernel sets a bound.
+    bound: Option<f64>,
     met: bool,
 }
 
@@ -26,8 +28,14 @@ impl Goal {
         Self {
             what,
             figure: ratio(figure),
+            bound: None,
             met: figure <= most,
         }
+    }
+
+    /// Nobody gets below this.
+    fn bounded(self, bound: Option<f64>) -> Self {
+        Self { bound, ..self }
     }
 }
 
@@ -51,10 +59,14 @@ pub(super) fn table(results: &Results) -> Option<String> {
         .chain(boot(view))
         .chain(memory(wall))
         .collect();
-    let mut text = format!("| goal; {time} | figure | met |\n|---|---:|---|\n");
-    for Goal { what, figure, met } in &goals {
-        let met = if *met { "yes" } else { "no" };
-        let _ = writeln!(text, "| {what} | {figure} | {met} |");
+    let mut text = format!(
+        "| goal; {time} | figure | the guest kernel's part alone | met |\n|---|---:|---:|---|\n"
+    );
+    for goal in &goals {
+        let Goal { what, figure, .. } = goal;
+        let bound = goal.bound.map(ratio).unwrap_or_default();
+        let met = if goal.met { "yes" } else { "no" };
+        let _ = writeln!(text, "| {what} | {figure} | {bound} | {met} |");
     }
     (!goals.is_empty()).then_some(text)
 }
@@ -71,11 +83,14 @@ fn times(view: &View<'_>, guest: Guest) -> Vec<Goal> {
             continue;
         };
         let name = change.name();
+        let kernel = |peer| typical(What::Kernel(change), peer);
+        let floor = kernel(Peer::Hotvisor);
         if let Some(theirs) = typical(What::Change(change), Peer::Qemu) {
             let what = format!("{name}, {guest}: at most {most} of QEMU's time");
-            goals.push(Goal::at_most(what, ours / theirs, most));
+            let least = floor.zip(kernel(Peer::Qemu)).map(|(a, b)| a.min(b));
+            let bound = least.map(|least| least / theirs);
+            goals.push(Goal::at_most(what, ours / theirs, most).bounded(bound));
         }
-        let floor = typical(What::Kernel(change), Peer::Hotvisor);
         if let (Change::Unplug, Some(floor)) = (change, floor) {
             let what = format!("{name}, {guest}: at most {OF_THE_FLOOR} of the guest kernel's own");
             goals.push(Goal::at_most(what, ours / floor, OF_THE_FLOOR));
@@ -109,6 +124,7 @@ fn exits(view: &View<'_>) -> Vec<Goal> {
                 change.name()
             ),
             figure: shown.join(", "),
+            bound: None,
             met: numbers.iter().all(|number| (number - first).abs() < 0.5),
         });
     }
@@ -169,6 +185,7 @@ mod tests {
         results.add(key(Peer::Hotvisor, unplug()), 6.0);
         results.add(key(Peer::Hotvisor, What::Kernel(Change::Unplug)), 2.9);
         results.add(key(Peer::Qemu, unplug()), 10.0);
+        results.add(key(Peer::Qemu, What::Kernel(Change::Unplug)), 3.1);
         for (max, exits) in [(8, 20.0), (64, 21.0)] {
             let key = key(Peer::Hotvisor, What::Registers(Change::Unplug));
             let guest = Guest::Expedited;
@@ -179,10 +196,10 @@ mod tests {
         }
         let text = table(&results).unwrap();
         for line in [
-            "| unplug, as Debian boots it: at most 0.6 of QEMU's time | 0.60 | yes |",
-            "| unplug, as Debian boots it: at most 2 of the guest kernel's own | 2.07 | no |",
-            "| unplug: as many exits for registers, however many vCPUs there could be | 20, 21 | no |",
-            "| boot to the guest's init: below QEMU's | 1.00 | no |",
+            "| unplug, as Debian boots it: at most 0.6 of QEMU's time | 0.60 | 0.29 | yes |",
+            "| unplug, as Debian boots it: at most 2 of the guest kernel's own | 2.07 |  | no |",
+            "| unplug: as many exits for registers, however many vCPUs there could be | 20, 21 |  | no |",
+            "| boot to the guest's init: below QEMU's | 1.00 |  | no |",
         ] {
             assert!(text.contains(line), "{text}");
         }
