@@ -39,6 +39,8 @@ pub struct Rules {
     pub operation_timeout: Duration,
     /// How long the thread of an ejected vCPU is kept; `None` for ever.
     pub dormant_timeout: Option<Duration>,
+    /// The most memory in bytes that the host lets this process have, if it does not get all that there is.
+    pub memory_limit: Option<u64>,
 }
 
 /// How many vCPUs a machine has.

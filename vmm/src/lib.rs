@@ -4,6 +4,7 @@
 pub mod acpi;
 pub mod arch;
 pub mod boot;
+pub mod cgroup;
 pub mod config;
 pub mod control;
 pub mod end;

@@ -158,6 +158,14 @@ impl Builder {
         self
     }
 
+    /// Starts Hotvisor in a control group, by its folder.
+    #[must_use]
+    pub fn control_group(mut self, folder: &Path) -> Self {
+        let procs = folder.join("cgroup.procs");
+        self.before.push(format!("echo $$ >{}", procs.display()));
+        self
+    }
+
     /// Starts the VMM as this user, in this group and no other.
     #[must_use]
     pub fn user(mut self, user: u32, group: u32) -> Self {

@@ -1,5 +1,8 @@
 //! A host that is not as one would wish, and a guest that does not notice.
 
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -7,7 +10,8 @@ use hotvisor_tests::artifacts::Image;
 use hotvisor_tests::harness::{Context, Place, Test};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::SOON;
-use hotvisor_tests::vm::api::{Operation, State, VCPUS};
+use hotvisor_tests::vm::api::{Operation, State, Target, VCPUS};
+use nix::sys::signal::Signal;
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use serde_json::json;
@@ -19,10 +23,65 @@ const JUMPS: [i64; 4] = [7200, -14_400, 86_400, -79_200];
 
 pub(crate) fn tests() -> Vec<Test> {
     let image = Image::BzImage(Kernel::V6_1Cloud);
-    vec![Test {
-        place: Place::Bed("sets the machine's clock"),
-        ..Test::with_image("faults::the_clock_jumps", image, clock_jumps)
-    }]
+    vec![
+        Test {
+            place: Place::Bed("sets the machine's clock"),
+            ..Test::with_image("faults::the_clock_jumps", image, clock_jumps)
+        },
+        Test {
+            place: Place::Bed("limits the memory of a control group"),
+            ..Test::with_image("faults::too_little_memory", image, too_little_memory)
+        },
+    ]
+}
+
+/// A control group that may have less memory than the guest: that is said at once, and whose guest uses it after all begins again.
+fn too_little_memory(context: &Context, kernel: Kernel) -> Result<()> {
+    let group = Path::new("/sys/fs/cgroup/limited");
+    fs::create_dir(group)?;
+    fs::write(group.join("memory.max"), (200 << 20).to_string())?;
+    let in_group = |memory| {
+        let vm = context.vm(kernel).cpus(1, 2).memory(memory);
+        vm.control_group(group)
+    };
+    let warning = "the control group of this process may have 200 MiB";
+    let killed = in_group(512).start()?;
+    killed.wait_for_init(1)?;
+    let said = killed.stderr().text(0);
+    ensure!(
+        said.contains(warning),
+        "it says nothing of the limit: {said}"
+    );
+    killed.api().vcpu_target(1, Target::Online, WAIT)?;
+    killed.agree(&[0, 1])?;
+    killed.sh_last("head -c 400M /dev/zero >/run/all")?;
+    let status = killed.wait_exit(WAIT)?;
+    let by = status.signal();
+    ensure!(by == Some(Signal::SIGKILL as i32), "it ended with {status}");
+    let events = fs::read_to_string(group.join("memory.events"))?;
+    ensure!(events.contains("oom_kill 1"), "{events}");
+    // At the same socket, which it has left behind.
+    let socket = killed.api_socket();
+    let again = in_group(128).without_api().arg("--api-socket");
+    let vm = again.arg(&socket.display().to_string()).start()?;
+    vm.wait_for_init(1)?;
+    let said = vm.stderr().text(0);
+    ensure!(
+        !said.contains(warning),
+        "there is enough, and it says {said}"
+    );
+    for (target, cpus) in [(Target::Online, "2"), (Target::Offline, "1")] {
+        let ended = vm.api_at(&socket).vcpu_target(1, target, WAIT)?;
+        ensure!(ended.state == State::Succeeded, "{ended:#?}");
+        let count = vm.sh_ok("nproc")?;
+        ensure!(
+            count.trim() == cpus,
+            "the guest has {count} CPUs, not {cpus}"
+        );
+    }
+    vm.sh_last("poweroff -f")?;
+    vm.wait_success(SOON)?;
+    Ok(fs::remove_dir(group)?)
 }
 
 /// Deadlines and durations are of a clock that nobody sets.
