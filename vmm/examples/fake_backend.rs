@@ -12,7 +12,7 @@
 //! 2. [`Message`]s, posted from any thread to the one that owns the coordinator, which takes one after the other.
 //! 3. A clock: [`Coordinator::tick`] when [`Coordinator::next_tick`] is due.
 
-use hotvisor_devices::cpu_hotplug::{Notice, What};
+use hotvisor_devices::cpu_hotplug::{Notice, What, Withdrawn};
 use hotvisor_vmm::error::{Error, Result};
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
@@ -190,11 +190,10 @@ impl Machinery for Backend {
         ask
     }
 
-    fn withdraw_eject(&mut self, _vcpu: u32) -> bool {
-        false
+    fn withdraw_eject(&mut self, _vcpu: u32) -> Withdrawn {
+        // It has read it already.
+        Withdrawn::Nothing
     }
-
-    fn abandon_eject(&mut self, _vcpu: u32) {}
 
     fn acknowledge(&mut self, _vcpu: u32) {}
 }

@@ -1,88 +1,162 @@
 //! How much memory the host's control groups let this process have.
 //!
-//! Whoever uses more is killed, a VMM with its guest; and a guest uses its memory bit by bit, so that this comes long after
-//! the boot. cgroup v2: `memory.max` of the process's group and of each above it (Linux,
-//! `Documentation/admin-guide/cgroup-v2.rst`); v1: `memory.limit_in_bytes`
-//! (`Documentation/admin-guide/cgroup-v1/memory.rst`).
+//! A guest uses its memory bit by bit, so that a limit is met long after the boot, and then the kernel kills the VMM. cgroup v2:
+//! `memory.max` of the process's group and of each above it (Linux, `Documentation/admin-guide/cgroup-v2.rst`); v1:
+//! `memory.limit_in_bytes` (`Documentation/admin-guide/cgroup-v1/memory.rst`). In a container the limits of groups above its
+//! own cannot be seen.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
-/// The most bytes that this process may have, where there is a limit. To be asked before it gives up what it can reach.
-#[must_use]
-pub fn memory_limit() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    limit(&groups, Path::new("/sys/fs/cgroup"))
+/// What a VMM and its page tables need beside the guest's memory: at least so many bytes, and this part of it.
+const OWN: u64 = 16 << 20;
+const OWN_PART: u64 = 512;
+
+/// The least limit that holds for this process.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemoryLimit {
+    bytes: u64,
+    /// Where it is set.
+    file: PathBuf,
 }
 
-/// Says so where a machine of so many bytes is more than the limit.
-pub(crate) fn hold_against(memory: u64, limit: Option<u64>) {
-    if let Some(limit) = limit.filter(|limit| *limit <= memory) {
-        warn!(
-            "guest memory of {} MiB: the control group of this process may have {} MiB in all, and the kernel kills \
-             Hotvisor when the guest uses more; raise the group's memory.max, or lower --memory size=",
-            memory >> 20,
-            limit >> 20
-        );
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB ({})", self.bytes >> 20, self.file.display())
     }
 }
 
-/// The least of all limits that hold for the groups that `/proc/PID/cgroup` names.
-fn limit(groups: &str, root: &Path) -> Option<u64> {
-    let limits = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?);
-        if controllers.is_empty() {
-            return least(root.to_owned(), path, "memory.max");
+impl MemoryLimit {
+    /// That of this process, if there is one. To be asked before it gives up what it can reach.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        Self::among(&groups, &mounts, Path::new("/"))
+    }
+
+    /// Says so where a machine of so many bytes does not fit in.
+    pub(crate) fn warn_if_less_than(&self, memory: u64) {
+        if self.bytes < memory + memory / OWN_PART + OWN {
+            warn!(
+                "asked for {} MiB of guest memory, and the control group of this process has a memory limit of {self}: \
+                 the kernel kills Hotvisor when it meets that; raise the limit, or give the guest less memory",
+                memory >> 20
+            );
         }
-        let mut controllers = controllers.split(',');
-        controllers.find(|controller| *controller == "memory")?;
-        least(root.join("memory"), path, "memory.limit_in_bytes")
-    });
-    limits.min()
+    }
+
+    /// The least of those that hold for the groups in `/proc/PID/cgroup` and can be seen where `/proc/PID/mountinfo` says.
+    fn among(groups: &str, mounts: &str, root: &Path) -> Option<Self> {
+        let mounts = || mounts.lines().filter_map(Mount::read);
+        let limits = groups.lines().filter_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, Path::new(parts.next()?));
+            let (kind, file) = match controllers {
+                "" => ("cgroup2", "memory.max"),
+                _ => ("cgroup", "memory.limit_in_bytes"),
+            };
+            let mut controllers = controllers.split(',');
+            if kind == "cgroup" && !controllers.any(|controller| controller == "memory") {
+                return None;
+            }
+            let mut ours = mounts().filter(|mount| mount.is(kind));
+            ours.find_map(|mount| mount.least(path, file, root))
+        });
+        limits.min()
+    }
 }
 
-/// The least number in the files of this name, in a group and in those above it. In a container the path may be one that
-/// is seen from elsewhere; what can be seen is the topmost.
-fn least(top: PathBuf, path: &str, file: &str) -> Option<u64> {
-    let group = top.join(path.trim_start_matches('/'));
-    let up = group
-        .ancestors()
-        .take_while(|group| group.starts_with(&top));
-    let numbers = up.filter_map(|group| {
-        let text = fs::read_to_string(group.join(file)).ok()?;
-        // Without a limit: `max`, or in v1 more than there can be.
-        text.trim().parse().ok()
-    });
-    numbers.min()
+/// Where control groups can be seen (`proc_pid_mountinfo(5)`).
+struct Mount<'a> {
+    /// The group at the top of it.
+    group: &'a str,
+    folder: &'a str,
+    kind: &'a str,
+    options: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let (before, behind) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(3);
+        let (group, folder) = (before.next()?, before.next()?);
+        let mut behind = behind.split(' ');
+        Some(Self {
+            group,
+            folder,
+            kind: behind.next()?,
+            options: behind.nth(1)?,
+        })
+    }
+
+    fn is(&self, kind: &str) -> bool {
+        let memory = || self.options.split(',').any(|option| option == "memory");
+        self.kind == kind && (kind == "cgroup2" || memory())
+    }
+
+    /// The least number in the files of this name, of a group and of those above it.
+    fn least(&self, path: &Path, file: &str, root: &Path) -> Option<MemoryLimit> {
+        // Outside of what can be seen there is nothing of ours.
+        let inside = path.strip_prefix(self.group).ok()?;
+        if inside.starts_with("..") {
+            return None;
+        }
+        let top = root.join(self.folder.trim_start_matches('/'));
+        let group = top.join(inside);
+        let up = group
+            .ancestors()
+            .take_while(|group| group.starts_with(&top));
+        let limits = up.filter_map(|group| {
+            let file = group.join(file);
+            let text = fs::read_to_string(&file).ok()?;
+            // Without a limit: `max`, or in v1 more than there can be.
+            let bytes = text.trim().parse().ok()?;
+            Some(MemoryLimit { bytes, file })
+        });
+        limits.min()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const V2: &str =
+        "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const V1: &str = "31 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      32 23 0:28 /pod /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+
     fn write(root: &Path, file: &str, text: &str) {
-        let path = root.join(file);
+        let path = root.join("sys/fs/cgroup").join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    fn bytes(groups: &str, mounts: &str, root: &Path) -> Option<u64> {
+        MemoryLimit::among(groups, mounts, root).map(|limit| limit.bytes)
     }
 
     #[test]
     fn the_least_of_a_group_and_those_above_it_counts() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        let of = |groups| limit(groups, root);
+        let of = |groups| bytes(groups, V2, root);
         assert_eq!(of("0::/pod/vm\n"), None);
         write(root, "pod/memory.max", "1073741824\n");
         write(root, "pod/vm/memory.max", "max\n");
         assert_eq!(of("0::/pod/vm\n"), Some(1 << 30));
         write(root, "pod/vm/memory.max", "4096\n");
-        assert_eq!(of("0::/pod/vm\n"), Some(4096));
+        let limit = MemoryLimit::among("0::/pod/vm\n", V2, root).unwrap();
+        assert!(limit.file.ends_with("pod/vm/memory.max"), "{limit}");
         assert_eq!(of("0::/other\n"), None);
-        // Seen from inside a container.
+        // A container whose group is the topmost that it sees.
         write(root, "memory.max", "8192\n");
-        assert_eq!(of("0::/../elsewhere\n"), Some(8192));
+        assert_eq!(of("0::/\n"), Some(8192));
+        // It was put elsewhere since.
+        assert_eq!(of("0::/../elsewhere\n"), None);
     }
 
     #[test]
@@ -94,13 +168,12 @@ mod tests {
             "memory/memory.limit_in_bytes",
             "9223372036854771712\n",
         );
-        write(root, "memory/pod/memory.limit_in_bytes", "65536\n");
-        let groups = "12:cpu,cpuacct:/pod\n5:memory:/pod\nnonsense\n";
-        assert_eq!(limit(groups, root), Some(65536));
-        assert_eq!(
-            limit("5:memory:/seen/from/outside\n", root),
-            Some(9_223_372_036_854_771_712)
-        );
-        assert_eq!(limit("12:cpu:/pod\n", root), None);
+        write(root, "memory/vm/memory.limit_in_bytes", "65536\n");
+        let of = |groups| bytes(groups, V1, root);
+        let groups = "12:cpu,cpuacct:/pod/vm\n5:memory:/pod/vm\nnonsense\n";
+        assert_eq!(of(groups), Some(65536));
+        assert_eq!(of("5:memory:/pod\n"), Some(9_223_372_036_854_771_712));
+        assert_eq!(of("5:memory:/seen/from/outside\n"), None);
+        assert_eq!(of("12:cpu:/pod/vm\n"), None);
     }
 }

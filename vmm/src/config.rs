@@ -1,6 +1,7 @@
 //! What a machine is to be, and the checks that need no host.
 
 use crate::arch::layout;
+use crate::cgroup::MemoryLimit;
 use crate::error::{Error, Result};
 pub use hotvisor_devices::cpu_hotplug::GuestEject;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ pub struct VmConfig {
 }
 
 /// How the process treats its machine, whichever it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// What a guest's reset does.
     pub on_reset: OnReset,
@@ -39,8 +40,8 @@ pub struct Rules {
     pub operation_timeout: Duration,
     /// How long the thread of an ejected vCPU is kept; `None` for ever.
     pub dormant_timeout: Option<Duration>,
-    /// The most memory in bytes that the host lets this process have, if it does not get all that there is.
-    pub memory_limit: Option<u64>,
+    /// How much memory the host lets this process have, where that is limited.
+    pub memory_limit: Option<MemoryLimit>,
 }
 
 /// How many vCPUs a machine has.

@@ -2,6 +2,7 @@
 
 use super::{log, options, say};
 use crate::server::{Bound, Place, Server};
+use hotvisor_vmm::cgroup::MemoryLimit;
 use hotvisor_vmm::config::{OnReset, Rules, VmConfig};
 use hotvisor_vmm::control::{Control, Prepared, Signals};
 use hotvisor_vmm::end::End;
@@ -10,7 +11,7 @@ use hotvisor_vmm::isolation::confinement::{self, Grant, Landlock, Paths};
 use hotvisor_vmm::isolation::seccomp::{self, Seccomp};
 use hotvisor_vmm::isolation::{Role, confine, give_up, hide_memory};
 use hotvisor_vmm::stream::NewFile;
-use hotvisor_vmm::{Error, Result, cgroup, heap, kvm};
+use hotvisor_vmm::{Error, Result, heap, kvm};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -207,7 +208,7 @@ impl Args {
             guest_eject: options::guest_eject(&self.guest_eject)?,
             operation_timeout: Duration::from_secs(self.operation_timeout.into()),
             dormant_timeout: options::dormant_timeout(&self.dormant_timeout)?,
-            memory_limit: cgroup::memory_limit(),
+            memory_limit: MemoryLimit::find(),
         })
     }
 

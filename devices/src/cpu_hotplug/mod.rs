@@ -65,6 +65,18 @@ pub enum Request {
     Eject,
 }
 
+/// What came of taking back a request to eject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Withdrawn {
+    /// Nothing is changed: the guest may have read it, has answered it, or has just ejected the CPU.
+    Nothing,
+    /// The guest has not read it and never will. It has an earlier one that it has not answered, and an eject that comes is
+    /// still a requested one.
+    Last,
+    /// The guest has not read it and never will, and has no other: event and right to eject are gone.
+    All,
+}
+
 /// The policy for an eject that nobody asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEject {
@@ -178,17 +190,11 @@ impl CpuHotplug {
         }
     }
 
-    /// Takes a request to eject back. `true`: the guest had not read it and now never will; event and
-    /// authorisation are gone. `false`: it may have read it, or an earlier one that it has not answered, and an eject that comes
-    /// late is still a requested one; or it has answered, or just ejected the CPU. Nothing is changed then.
+    /// Takes the last request to eject back, if the guest has not read it.
     #[must_use]
-    pub fn withdraw_eject(&self, cpu: u32) -> bool {
-        self.change(cpu, Slot::withdraw_eject).unwrap_or(false)
-    }
-
-    /// Takes a request to eject back that the guest has not read, also where it has an earlier one to answer.
-    pub fn abandon_eject(&self, cpu: u32) {
-        self.change(cpu, Slot::abandon_eject);
+    pub fn withdraw_eject(&self, cpu: u32) -> Withdrawn {
+        self.change(cpu, Slot::withdraw_eject)
+            .unwrap_or(Withdrawn::Nothing)
     }
 
     /// Takes an insertion back. `true`: the guest has neither read the event nor that the slot is enabled,

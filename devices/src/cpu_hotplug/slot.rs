@@ -5,7 +5,8 @@
 
 use super::regs::{ENABLED, INSERT, REMOVE};
 use super::{
-    EJECT_IN_PROGRESS, EJECT_REQUEST, GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN, What,
+    EJECT_IN_PROGRESS, EJECT_REQUEST, GuestEject, INSERT_IN_PROGRESS, Ignored, Request, TAKEN,
+    What, Withdrawn,
 };
 
 /// How many announcements of a CPU that is not shown yet leave it so. Whoever has not looked by the next one never will.
@@ -196,8 +197,8 @@ impl Slot {
         }
     }
 
-    /// The guest says what comes of an ejection, and the CPU is still there. If it keeps it, and no request is with it any more,
-    /// the number of the last; with that goes the right to eject. What it says before it has acknowledged this CPU, it says of the
+    /// The guest says what comes of an ejection, and the CPU is still there. If that answers a request, and no other is with it
+    /// any more, the number of the last; with that goes the right to eject. What it says before it has acknowledged this CPU, it says of the
     /// one before.
     fn answer_ejection(&mut self, source: u32, status: u32) -> Option<u32> {
         let cpu = self.visible().filter(|cpu| cpu.known)?;
@@ -209,10 +210,10 @@ impl Slot {
             return None;
         }
         cpu.ejects = false;
-        if source != EJECT_REQUEST {
+        if source != EJECT_REQUEST || cpu.open_ejections == 0 {
             return None;
         }
-        cpu.open_ejections = cpu.open_ejections.saturating_sub(1);
+        cpu.open_ejections -= 1;
         let last = !cpu.remove.pending && cpu.open_ejections == 0;
         cpu.authorised &= !last;
         last.then_some(cpu.asks)
@@ -281,23 +282,19 @@ impl Slot {
         cpu.asks
     }
 
-    /// Takes back a request to eject that the guest has not read. Whether it did: not where an earlier one is with the guest, nor
-    /// where it has answered.
-    pub(super) fn withdraw_eject(&mut self) -> bool {
-        let alone = self.cpu.as_ref().is_some_and(|cpu| cpu.open_ejections == 0);
-        alone && self.abandon_eject()
-    }
-
-    /// Takes an unread request back, also where an earlier one is with the guest, which it may still carry out. Whether there was
-    /// one. A scan that was led here takes a slot without an event for the end of its work, so that one stays.
-    pub(super) fn abandon_eject(&mut self) -> bool {
+    /// Takes back the last request to eject, if the guest has not read it. A scan that was led here takes a slot without an event
+    /// for the end of its work, so that one stays.
+    pub(super) fn withdraw_eject(&mut self) -> Withdrawn {
         let unread = |cpu: &&mut Cpu| cpu.remove.pending && !cpu.remove.read;
         let Some(cpu) = self.cpu.as_mut().filter(unread) else {
-            return false;
+            return Withdrawn::Nothing;
         };
         cpu.remove = Event::default();
-        cpu.authorised &= cpu.open_ejections > 0;
-        true
+        if cpu.open_ejections > 0 {
+            return Withdrawn::Last;
+        }
+        cpu.authorised = false;
+        Withdrawn::All
     }
 
     /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to

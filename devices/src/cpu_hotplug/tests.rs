@@ -217,19 +217,19 @@ fn the_policy_decides_about_an_eject_that_nobody_asked_for() {
 fn a_request_that_was_not_read_can_be_withdrawn_and_one_that_was_cannot() {
     let bed = Bed::new(GuestEject::Ignore);
     bed.controller.request_eject(1);
-    assert!(bed.controller.withdraw_eject(1));
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::All);
     assert_eq!((bed.next(0), bed.flags_of(1)), (None, ON));
     // Read is what the guest has seen, cleared or not: its scan goes by what it saw.
     bed.controller.request_eject(1);
     assert_eq!(bed.flags_of(1), GOES);
-    assert!(!bed.controller.withdraw_eject(1));
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::Nothing);
     bed.set(1, REMOVE);
     bed.controller.request_eject(1);
-    assert!(!bed.controller.withdraw_eject(1), "the first one was read");
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::Last);
     bed.set(1, EJECT);
     assert_eq!(bed.posted().last(), Some(&(1, 0, EJECTED)));
     // There is nothing to withdraw: what the guest did decides.
-    assert!(!bed.controller.withdraw_eject(1));
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::Nothing);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_refused_request_leaves_nothing_behind() {
     let ignored = What::EjectIgnored(Ignored::NotAsked);
     assert_eq!(bed.posted().last(), Some(&(1, 0, ignored)));
     bed.controller.request_eject(1);
-    assert!(bed.controller.withdraw_eject(1), "the next one is new");
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::All);
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn the_host_takes_no_event_away_from_a_scan_that_has_found_it() {
     let bed = Bed::new(GuestEject::Ignore);
     bed.controller.request_eject(1);
     bed.command(Command::NextWithEvent);
-    assert!(!bed.controller.withdraw_eject(1));
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::Nothing);
     assert_eq!(bed.read(FLAGS, 1), GOES);
     bed.write(FLAGS, &[REMOVE]);
     bed.controller.insert(2);
@@ -403,7 +403,8 @@ fn a_cpu_that_the_machine_does_not_have_reads_zero_and_keeps_nothing() {
         bed.controller.announce(cpu);
         bed.controller.request_eject(cpu);
         assert_eq!(bed.controller.insert(cpu), 0);
-        assert!(!bed.controller.withdraw_eject(cpu) && !bed.controller.withdraw_insert(cpu));
+        assert_eq!(bed.controller.withdraw_eject(cpu), Withdrawn::Nothing);
+        assert!(!bed.controller.withdraw_insert(cpu));
     }
     assert_eq!(bed.posted(), []);
     bed.select(1);

@@ -5,7 +5,7 @@ use arbitrary::Arbitrary;
 use hotvisor_devices::cpu_hotplug::regs::{
     COMMAND, Command, DATA, EJECT, ENABLED, FLAGS, INSERT, LEN, REMOVE, SELECTOR,
 };
-use hotvisor_devices::cpu_hotplug::{CpuHotplug, GuestEject, HotplugSink, Notice, What};
+use hotvisor_devices::cpu_hotplug::{CpuHotplug, GuestEject, HotplugSink, Notice, What, Withdrawn};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use vm_device::DeviceMmio;
@@ -46,7 +46,6 @@ enum Step {
     WithdrawEject(Cpu),
     WithdrawInsert(Cpu),
     Discard(Cpu),
-    AbandonEject(Cpu),
 }
 
 #[derive(Default)]
@@ -72,9 +71,8 @@ struct Bed {
     policy: GuestEject,
     /// Whether there is a CPU, by all that was said of it.
     there: [bool; MAX as usize],
-    /// Whether an eject of it was asked for, and neither taken back nor refused. It is not known of what was given up, which
-    /// the guest may have read before, until it is asked for again.
-    asked: [Option<bool>; MAX as usize],
+    /// Whether an eject of it was asked for, and neither taken back nor refused.
+    asked: [bool; MAX as usize],
 }
 
 impl Bed {
@@ -87,7 +85,7 @@ impl Bed {
             posted,
             policy,
             there,
-            asked: [Some(false); MAX as usize],
+            asked: [false; MAX as usize],
         }
     }
 
@@ -109,6 +107,7 @@ impl Bed {
 
     /// Does it, and notes what the host has done.
     fn take(&mut self, step: &Step) {
+        let host = &self.controller;
         match *step {
             Step::Read(access) => {
                 let (offset, width) = (access.offset(LEN), access.width());
@@ -135,20 +134,10 @@ impl Bed {
                 self.read(DATA, 4);
             }
             Step::Data(value) => self.write(DATA, &value.to_le_bytes()),
-            _ => self.host(step),
-        }
-    }
-
-    /// Does what the host may do.
-    fn host(&mut self, step: &Step) {
-        let host = &self.controller;
-        match *step {
             Step::Insert(cpu) => {
                 host.insert(cpu.id());
                 self.note(cpu, |there, asked| {
-                    if !*there {
-                        *asked = Some(false);
-                    }
+                    *asked &= *there;
                     *there = true;
                 });
             }
@@ -156,32 +145,20 @@ impl Bed {
             Step::Acknowledge(cpu) => host.acknowledge(cpu.id()),
             Step::RequestEject(cpu) => {
                 host.request_eject(cpu.id());
-                self.note(cpu, |there, asked| {
-                    if *there && cpu.id() > 0 {
-                        *asked = Some(true);
-                    }
-                });
+                self.note(cpu, |there, asked| *asked |= *there && cpu.id() > 0);
             }
             Step::WithdrawEject(cpu) => {
-                let gone = host.withdraw_eject(cpu.id());
-                self.note(cpu, |_, asked| {
-                    if gone {
-                        *asked = Some(false);
-                    }
-                });
-            }
-            Step::AbandonEject(cpu) => {
-                host.abandon_eject(cpu.id());
-                self.note(cpu, |_, asked| *asked = asked.filter(|asked| !asked));
+                // Behind one that the guest has read it is asked for all the same.
+                let gone = host.withdraw_eject(cpu.id()) == Withdrawn::All;
+                self.note(cpu, |_, asked| *asked &= !gone);
             }
             Step::WithdrawInsert(cpu) => {
                 let gone = host.withdraw_insert(cpu.id());
                 assert!(!gone || cpu.id() > 0, "the boot CPU was taken");
                 self.note(cpu, |there, asked| {
                     assert!(!gone || *there, "nobody was there");
-                    if gone {
-                        (*there, *asked) = (false, Some(false));
-                    }
+                    *there &= !gone;
+                    *asked &= !gone;
                 });
             }
             Step::Discard(cpu) => {
@@ -189,16 +166,14 @@ impl Bed {
                 assert!(!gone || cpu.id() > 0, "the boot CPU was taken");
                 self.note(cpu, |there, asked| {
                     assert!(!gone || *there, "nobody was there");
-                    if gone {
-                        (*there, *asked) = (false, Some(false));
-                    }
+                    *there &= !gone;
+                    *asked &= !gone;
                 });
             }
-            _ => {}
         }
     }
 
-    fn note(&mut self, cpu: Cpu, change: impl FnOnce(&mut bool, &mut Option<bool>)) {
+    fn note(&mut self, cpu: Cpu, change: impl FnOnce(&mut bool, &mut bool)) {
         let id = cpu.id() as usize;
         if let (Some(there), Some(asked)) = (self.there.get_mut(id), self.asked.get_mut(id)) {
             change(there, asked);
@@ -213,15 +188,14 @@ impl Bed {
             let id = cpu as usize;
             assert!(cpu < MAX, "{step:?}: there is no CPU {cpu}");
             if let What::Status { kept: Some(_), .. } = what {
-                self.asked[id] = Some(false);
+                self.asked[id] = false;
             }
             if let What::Ejected { requested } = what {
                 assert!(cpu != 0, "{step:?} ejects the boot CPU");
                 assert!(self.there[id], "{step:?} ejects nobody");
-                let asked = self.asked[id].unwrap_or(requested);
-                assert_eq!(requested, asked, "{step:?}");
+                assert_eq!(requested, self.asked[id], "{step:?}");
                 assert!(requested || self.policy == GuestEject::Honour, "{step:?}");
-                (self.there[id], self.asked[id]) = (false, Some(false));
+                (self.there[id], self.asked[id]) = (false, false);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hotvisor_devices::cpu_hotplug::{
-    CpuHotplug, GuestEject, HotplugSink, Notice, Request, What, regs,
+    CpuHotplug, GuestEject, HotplugSink, Notice, Request, What, Withdrawn, regs,
 };
 use hotvisor_vmm::error::Result;
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
@@ -275,12 +275,8 @@ impl Machinery for Machine {
         self.registers.request_eject(vcpu)
     }
 
-    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+    fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
         self.registers.withdraw_eject(vcpu)
-    }
-
-    fn abandon_eject(&mut self, vcpu: u32) {
-        self.registers.abandon_eject(vcpu);
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

@@ -204,6 +204,7 @@ const PLAIN: Shape = Shape {
         overtakes: 0,
         finds: 0,
         lies: 0,
+        ejects: 0,
         reboots: 0,
         deaths: 0,
         vetoes: 0,
@@ -322,7 +323,7 @@ fn an_ejection_that_is_asked_for_twice() {
     });
 }
 
-/// A request that is taken back, with others before and behind it, and time that runs out.
+/// A request that is taken back in time or too late, also where the guest has another one.
 #[test]
 fn requests_that_are_taken_back_and_run_out_of_time() {
     holds(Shape {
@@ -338,7 +339,7 @@ fn requests_that_are_taken_back_and_run_out_of_time() {
     });
 }
 
-/// The guest has an earlier request when a notifier is asked anew, and says no.
+/// The guest has not answered an earlier request when a notifier is asked anew, which refuses, or is in vain.
 #[test]
 fn a_notifier_that_refuses_when_the_guest_is_late() {
     holds(Shape {
@@ -347,6 +348,7 @@ fn a_notifier_that_refuses_when_the_guest_is_late() {
         budget: Budget {
             requests: 2,
             deadlines: ALWAYS,
+            cancels: 1,
             refusals: 1,
             vetoes: 1,
             ..PLAIN.budget
@@ -355,7 +357,7 @@ fn a_notifier_that_refuses_when_the_guest_is_late() {
     });
 }
 
-/// Where the guest's own ejections have no effect, those that it was asked for have, however late.
+/// Its own ejections have no effect; those that it was asked for have, however late.
 #[test]
 fn a_guest_that_may_not_eject_by_itself() {
     holds(Shape {
@@ -365,6 +367,22 @@ fn a_guest_that_may_not_eject_by_itself() {
             requests: 2,
             deadlines: ALWAYS,
             refusals: 1,
+            ejects: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// Of two requests that it has, it may say no to both.
+#[test]
+fn a_guest_that_refuses_twice() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            refusals: 2,
             ..PLAIN.budget
         },
         ..PLAIN
@@ -379,6 +397,7 @@ fn a_guest_that_lies() {
             requests: 1,
             deadlines: ALWAYS,
             lies: 1,
+            ejects: 1,
             ..PLAIN.budget
         },
         ..PLAIN

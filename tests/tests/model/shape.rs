@@ -38,12 +38,21 @@ pub(crate) struct Budget {
     pub(crate) overtakes: u8,
     /// It finds a CPU by itself, as by the scan of its boot, and says nothing of it.
     pub(crate) finds: u8,
-    /// It ejects unasked, or says what is not so.
+    /// It says what is not so.
     pub(crate) lies: u8,
+    /// It ejects unasked.
+    pub(crate) ejects: u8,
     pub(crate) reboots: u8,
     pub(crate) deaths: u8,
     /// The notifier says no.
     pub(crate) vetoes: u8,
+}
+
+impl Budget {
+    /// Whether what the guest has done tells what it does next: it does what it was asked to, or says that it does not.
+    pub(crate) fn is_honest(&self) -> bool {
+        self.lies == 0 && self.ejects == 0
+    }
 }
 
 /// What a model consists of.

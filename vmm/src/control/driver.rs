@@ -10,7 +10,6 @@ use super::signals::Signals;
 use super::vm::Vm;
 use super::wish::Wish;
 use super::wishes::Wishes;
-use crate::cgroup;
 use crate::config::{Rules, VmConfig};
 use crate::end::End;
 use crate::error::{Error, Result};
@@ -91,7 +90,9 @@ impl Driver {
     }
 
     fn create(&mut self, prepared: Prepared) -> Result<()> {
-        cgroup::hold_against(prepared.config.memory, self.rules.memory_limit);
+        if let Some(limit) = &self.rules.memory_limit {
+            limit.warn_if_less_than(prepared.config.memory);
+        }
         let vm = Vm::describe(prepared, self.rules.guest_eject, &self.queue)?;
         self.hotplug.describe(Some(vm.config().clone()));
         self.vm = Some(vm);

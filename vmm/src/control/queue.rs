@@ -122,14 +122,14 @@ impl Queue {
     }
 }
 
-/// Whether a guest can say this as often as it likes. It reads a request to eject, and ejects a CPU, only after the host has
-/// asked or plugged. A request to insert it can bring back by itself: who ejects a CPU before it has acknowledged it, and
+/// Whether a guest can say this as often as it likes. It reads a request to eject, answers it, and ejects a CPU, only after the
+/// host has asked or plugged. A request to insert it can bring back by itself: who ejects a CPU before it has acknowledged it, and
 /// sees that it is gone, is shown it anew. What of that is not heard is made up for when the guest is told again, some
 /// seconds later.
 fn is_chatter(notice: &Notice) -> bool {
     matches!(
         notice.what,
-        What::Status { .. } | What::SeenEmpty | What::InsertRead
+        What::Status { kept: None, .. } | What::SeenEmpty | What::InsertRead
     )
 }
 

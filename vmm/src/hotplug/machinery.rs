@@ -3,7 +3,7 @@
 use super::notifier::Answer;
 use super::view::ThreadView;
 use crate::error::Result;
-use hotvisor_devices::cpu_hotplug::Notice;
+use hotvisor_devices::cpu_hotplug::{Notice, Withdrawn};
 
 /// A machine, as far as hotplug changes it. No method waits.
 pub trait Machinery {
@@ -34,12 +34,12 @@ pub trait Machinery {
     /// take it. Whether it did.
     fn discard(&mut self, vcpu: u32) -> bool;
     /// Asks the guest to eject the vCPU. It is shown that when it has acknowledged the insertion, and notified then by
-    /// [`Machinery::remind`]. Returns the request's number, of those for this insertion.
+    /// [`Machinery::remind`]. Returns the request's number, of those for this insertion: the guest's reading of it and its last
+    /// word on it come with that ([`What::EjectRead`](hotvisor_devices::cpu_hotplug::What::EjectRead), and `kept` of
+    /// [`What::Status`](hotvisor_devices::cpu_hotplug::What::Status)).
     fn request_eject(&mut self, vcpu: u32) -> u32;
-    /// Takes that back, if the guest has neither read it nor an earlier one that it has not answered. Whether it did.
-    fn withdraw_eject(&mut self, vcpu: u32) -> bool;
-    /// Takes that back, if the guest has not read it, also where it has an earlier one.
-    fn abandon_eject(&mut self, vcpu: u32);
+    /// Takes that back, if the guest has not read it, and says whether it has an earlier one that it has not answered.
+    fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn;
     /// The guest has shown that it knows of this insertion.
     fn acknowledge(&mut self, vcpu: u32);
 }

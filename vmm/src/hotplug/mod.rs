@@ -27,16 +27,16 @@
 //! | `start(vcpu, run)` that returns `Ok` | `Ready(vcpu, run)` or `NotReady(vcpu, run, why)`, once |
 //! | `park(vcpu)` | `Parked(vcpu, run)` with the run that was started last, also where nothing runs; from then on nothing runs it |
 //! | `insert(vcpu)`, which returns a number | `Notice`s with that number, for all that the guest does about it: it reads, it evaluates `_OST`, it ejects |
-//! | `request_eject(vcpu)` | the same; `Ejected` is posted when the guest has no way to the vCPU any more, and not before |
+//! | `request_eject(vcpu)`, which returns a number | the same, and `EjectRead` and `kept` with this number; `Ejected` is posted when the guest has no way to the vCPU any more, and not before |
 //! | a gate that was closed with users inside | `GateEmpty(vcpu, closing)`, which the coordinator has each gate post itself |
 //! | a [`notifier::Notifier`]'s `prepare` | its [`notifier::Done`] |
 //!
 //! `Started(vcpu, run)` comes without being asked for, when the guest has the vCPU run. The numbers tell late answers
-//! apart: one about an earlier run, insertion, closing or attempt has no effect.
+//! apart: one about an earlier run, insertion, request, closing or attempt has no effect.
 //!
 //! **Three calls decide a race with the guest**, and so under the lock that its accesses take: `withdraw_insert` and
-//! `withdraw_eject` are `true` only if the guest has not noticed the request, and then it never will; `discard` only if its
-//! no was the answer to the last announcement. Everything that can be undone rests on that.
+//! `withdraw_eject` take a request back only if the guest has not noticed it, and then it never will; `discard` a vCPU only if
+//! its no was the answer to the last announcement. Everything that can be undone rests on that.
 //!
 //! **A machine's life** is [`describe`](coordinator::Coordinator::describe), which says how many vCPUs there can be;
 //! [`wanted`](coordinator::Coordinator::wanted), the ones to start it with, and

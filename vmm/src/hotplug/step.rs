@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn steps_are_undone_in_reverse_and_only_those_that_were_begun() {
         use Action::{OpenGate, Undo};
-        let host = At::Host { n: 1, open: false };
+        let host = At::Host {
+            n: 1,
+            earlier: false,
+        };
         assert_eq!(walk_back(host, 3), [Undo(1), Undo(0), OpenGate]);
         assert_eq!(walk_back(At::Read, 2), [Undo(1), Undo(0), OpenGate]);
         assert_eq!(walk_back(At::Asked, 0), [OpenGate]);

@@ -4,7 +4,7 @@ use super::Machine;
 use crate::error::Result;
 use crate::hotplug::machinery::Machinery;
 use crate::hotplug::view::ThreadView;
-use hotvisor_devices::cpu_hotplug::CpuHotplug;
+use hotvisor_devices::cpu_hotplug::{CpuHotplug, Withdrawn};
 use hotvisor_devices::ged;
 use std::sync::Arc;
 
@@ -74,12 +74,8 @@ impl Machinery for Machine {
         self.devices.hotplug.telling().request_eject(vcpu)
     }
 
-    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+    fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
         self.devices.hotplug.registers.withdraw_eject(vcpu)
-    }
-
-    fn abandon_eject(&mut self, vcpu: u32) {
-        self.devices.hotplug.registers.abandon_eject(vcpu);
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

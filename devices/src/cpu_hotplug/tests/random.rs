@@ -16,7 +16,6 @@ enum Step {
     Announce(u32),
     RequestEject(u32),
     WithdrawEject(u32),
-    AbandonEject(u32),
     WithdrawInsert(u32),
     Discard(u32),
 }
@@ -35,16 +34,23 @@ fn step() -> impl Strategy<Value = Step> {
         2 => cpu().prop_map(Step::Insert),
         1 => cpu().prop_map(Step::Announce),
         2 => cpu().prop_map(Step::RequestEject),
-        1 => cpu().prop_map(Step::WithdrawEject),
-        1 => cpu().prop_map(Step::AbandonEject),
+        2 => cpu().prop_map(Step::WithdrawEject),
         1 => cpu().prop_map(Step::WithdrawInsert),
         1 => cpu().prop_map(Step::Discard),
     ]
 }
 
 impl Bed {
-    fn take(&self, step: &Step) -> Option<bool> {
+    /// Does it; whatever the host takes back or out has come to this.
+    fn take(&self, step: &Step) -> Option<Withdrawn> {
         let host = &self.controller;
+        let done = |done| {
+            Some(if done {
+                Withdrawn::All
+            } else {
+                Withdrawn::Nothing
+            })
+        };
         match *step {
             Step::Read(offset, width) => drop(self.read(offset, width)),
             Step::Write(offset, ref data) => self.write(offset, data),
@@ -56,9 +62,8 @@ impl Bed {
             Step::Announce(cpu) => host.announce(cpu),
             Step::RequestEject(cpu) => drop(host.request_eject(cpu)),
             Step::WithdrawEject(cpu) => return Some(host.withdraw_eject(cpu)),
-            Step::AbandonEject(cpu) => host.abandon_eject(cpu),
-            Step::WithdrawInsert(cpu) => return Some(host.withdraw_insert(cpu)),
-            Step::Discard(cpu) => return Some(host.discard(cpu)),
+            Step::WithdrawInsert(cpu) => return done(host.withdraw_insert(cpu)),
+            Step::Discard(cpu) => return done(host.discard(cpu)),
         }
         None
     }
@@ -128,10 +133,13 @@ impl Facts {
     }
 
     /// The rules' answer to a wish to take out what the guest has said no to. It may be no for the sake of a scan, too.
-    fn discard(&self, cpu: usize, flags: u8, answer: Option<bool>) -> bool {
+    fn discard(&self, cpu: usize, flags: u8, answer: Option<Withdrawn>) -> Withdrawn {
         let asked = flags & INSERT != 0 || self.open_insertions > 0;
-        let scanned = self.known && flags & REMOVE != 0 && answer == Some(false);
-        cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned
+        let scanned = self.known && flags & REMOVE != 0 && answer == Some(Withdrawn::Nothing);
+        match cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned {
+            true => Withdrawn::All,
+            false => Withdrawn::Nothing,
+        }
     }
 
     /// The guest's `_OST` about this CPU. Whether it keeps it, and has no right to eject it any more.
@@ -153,7 +161,8 @@ impl Facts {
             }
             (3, _) => {
                 self.ejects = false;
-                self.open_ejections = self.open_ejections.saturating_sub(1);
+                // Who was not asked has not answered.
+                self.open_ejections = self.open_ejections.checked_sub(1)?;
                 let kept = !pending && self.open_ejections == 0;
                 self.authorised &= !kept;
                 return kept.then_some(self.asks);
@@ -168,7 +177,7 @@ impl Facts {
 fn check(
     facts: &mut [Facts],
     policy: GuestEject,
-    (step, answer): (&Step, Option<bool>),
+    (step, answer): (&Step, Option<Withdrawn>),
     (before, after): (&[Looks], &[Looks]),
     posted: &[(u32, u32, What)],
 ) -> Result<(), TestCaseError> {
@@ -273,7 +282,7 @@ fn check_shown(
 fn asked(
     fact: &mut Facts,
     cpu: usize,
-    (step, answer): (&Step, Option<bool>),
+    (step, answer): (&Step, Option<Withdrawn>),
     (was, is): (u8, u8),
 ) -> u8 {
     let is_for = |target: u32| target as usize == cpu;
@@ -290,18 +299,23 @@ fn asked(
             fact.asks += u32::from(was & REMOVE == 0);
             was | REMOVE
         }
-        Step::WithdrawEject(n) if is_for(n) && answer == Some(true) => {
-            assert!(fact.open_ejections == 0 && was & REMOVE != 0);
-            fact.authorised = false;
-            was & !REMOVE
-        }
         // It stays where a scan has found it, and the right to eject where an earlier one is open.
-        Step::AbandonEject(n) if is_for(n) => {
+        Step::WithdrawEject(n) if is_for(n) => {
             let gone = was & REMOVE != 0 && is & REMOVE == 0;
-            fact.authorised &= !gone || fact.open_ejections > 0;
+            let left = match (gone, fact.open_ejections) {
+                (false, _) => Withdrawn::Nothing,
+                (true, 0) => Withdrawn::All,
+                (true, _) => Withdrawn::Last,
+            };
+            assert_eq!(answer, Some(left));
+            fact.authorised &= left != Withdrawn::All;
             (was & !REMOVE) | (is & was & REMOVE)
         }
-        Step::WithdrawInsert(n) | Step::Discard(n) if is_for(n) && answer == Some(true) => 0,
+        Step::WithdrawInsert(n) | Step::Discard(n)
+            if is_for(n) && answer == Some(Withdrawn::All) =>
+        {
+            0
+        }
         _ => was,
     }
 }
@@ -348,7 +362,7 @@ proptest! {
         for step in &before {
             bed.take(step);
         }
-        if bed.controller.withdraw_eject(1) {
+        if bed.controller.withdraw_eject(1) == Withdrawn::All {
             bed.posted();
             let asks = |step: &&Step| !matches!(step, Step::RequestEject(_) | Step::Insert(_));
             for step in after.iter().filter(asks) {

@@ -38,15 +38,14 @@ fn only_the_answer_to_the_last_request_takes_the_right_to_eject() {
 }
 
 #[test]
-fn a_request_that_was_not_read_can_be_abandoned_where_one_before_is_not_answered() {
+fn a_request_that_was_not_read_can_be_taken_back_where_one_before_is_not_answered() {
     let bed = Bed::new(GuestEject::Ignore);
     bed.controller.request_eject(1);
     bed.set(1, REMOVE);
     bed.controller.request_eject(1);
-    assert!(!bed.controller.withdraw_eject(1), "it has the first");
-    bed.controller.abandon_eject(1);
+    assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::Last);
     assert_eq!((bed.next(0), bed.flags_of(1)), (None, ON));
-    // And may carry it out.
+    // And may carry the first one out.
     bed.set(1, EJECT);
     assert_eq!(bed.posted().last(), Some(&(1, 0, EJECTED)));
 }

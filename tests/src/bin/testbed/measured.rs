@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// What such a file holds.
@@ -12,27 +13,27 @@ pub(crate) trait Measured: DeserializeOwned {
     const FORMAT: u32;
     /// The command that writes it.
     const BY: &str;
+}
 
-    /// The number of the shape that it was written in.
-    fn format(&self) -> u32;
+/// What files of all shapes have.
+#[derive(Deserialize)]
+struct Shape {
+    format: u32,
 }
 
 /// # Errors
 /// It cannot be read, holds something else, or is of another shape.
 pub(crate) fn read<T: Measured>(path: &Path) -> Result<T> {
     let by = T::BY;
-    let text = fs::read(path).with_context(|| {
-        let path = path.display();
-        format!("cannot read what `{by}` has written from {path}")
-    })?;
-    let found: T = serde_json::from_slice(&text)
-        .with_context(|| format!("{} was not written by `{by}`", path.display()))?;
+    let text = fs::read(path)
+        .with_context(|| format!("cannot read {}, which `{by}` writes", path.display()))?;
+    let other = || format!("{} was not written by `{by}`", path.display());
+    let Shape { format } = serde_json::from_slice(&text).with_context(other)?;
     ensure!(
-        found.format() == T::FORMAT,
-        "{} has format {}, and this program reads {}: measure anew",
+        format == T::FORMAT,
+        "{} has format {format}, and this program reads {}: measure anew with `{by}`",
         path.display(),
-        found.format(),
         T::FORMAT
     );
-    Ok(found)
+    serde_json::from_slice(&text).with_context(other)
 }

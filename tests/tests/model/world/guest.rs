@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use hotvisor_devices::cpu_hotplug::Request as Asks;
+use hotvisor_devices::cpu_hotplug::{GuestEject, Request as Asks};
 use hotvisor_vmm::hotplug::machinery::Message;
 
 use super::World;
@@ -27,6 +27,8 @@ pub(super) struct Guest {
     /// The CPUs that it knows of, and those that it runs, but the first.
     pub(super) knows: BTreeSet<u32>,
     pub(super) runs: BTreeSet<u32>,
+    /// Requests to eject that it has forgotten: the CPU, and its insertion.
+    pub(super) ignored: BTreeSet<(u32, u32)>,
     /// Those whose ejection has no effect, in the variant where reading the request takes the right to it.
     pub(super) revoked: BTreeSet<u32>,
     /// Which run of each thread it has started.
@@ -42,6 +44,7 @@ impl World {
             overtakes,
             finds,
             lies,
+            ejects,
             ..
         } = self.budget;
         let mut possible = Vec::new();
@@ -61,9 +64,11 @@ impl World {
             let unknown = vcpus.clone().filter(|id| !self.guest.knows.contains(id));
             possible.extend(unknown.map(Act::Find));
         }
+        if ejects > 0 && !is_ejecting {
+            possible.extend(vcpus.clone().map(Act::EjectUnasked));
+        }
         if lies > 0 && !is_ejecting {
             for id in vcpus {
-                possible.push(Act::EjectUnasked(id));
                 possible.extend([(1, 0), (3, 0), (3, 0x80)].map(|(s, t)| Act::Lie(id, s, t)));
             }
         }
@@ -72,20 +77,7 @@ impl World {
 
     pub(super) fn guest(&mut self, act: &Act) {
         match act {
-            Act::Scan => {
-                let found = self.machine.scan();
-                if self.shape.variant == Variant::AckRevokes {
-                    let ejects = found.iter().filter(|(_, asks)| *asks == Asks::Eject);
-                    self.guest.revoked.extend(ejects.map(|(cpu, _)| *cpu));
-                }
-                let plugs = &self.machine.plugs;
-                let found = found.into_iter().map(|(cpu, asks)| Work {
-                    cpu,
-                    asks,
-                    plug: plugs[cpu as usize],
-                });
-                self.guest.work.extend(found);
-            }
+            Act::Scan => self.scan(),
             Act::Overtake => {
                 self.budget.overtakes -= 1;
                 self.guest.work.swap(0, 1);
@@ -122,8 +114,12 @@ impl World {
                 }
             }
             Act::EjectUnasked(cpu) => {
-                self.budget.lies -= 1;
-                self.eject(*cpu);
+                self.budget.ejects -= 1;
+                let honoured = self.eject(*cpu);
+                if self.shape.guest_eject == GuestEject::Ignore && honoured == Some(false) {
+                    let wrong = format!("vCPU {cpu}: the guest's own ejection was honoured");
+                    self.is_wrong(wrong);
+                }
             }
             Act::Lie(cpu, source, status) => {
                 self.budget.lies -= 1;
@@ -139,6 +135,22 @@ impl World {
         }
     }
 
+    /// It notes what it finds.
+    fn scan(&mut self) {
+        let found = self.machine.scan();
+        if self.shape.variant == Variant::AckRevokes {
+            let ejects = found.iter().filter(|(_, asks)| *asks == Asks::Eject);
+            self.guest.revoked.extend(ejects.map(|(cpu, _)| *cpu));
+        }
+        let plugs = &self.machine.plugs;
+        let found = found.into_iter().map(|(cpu, asks)| Work {
+            cpu,
+            asks,
+            plug: plugs[cpu as usize],
+        });
+        self.guest.work.extend(found);
+    }
+
     /// The oldest of what the guest was asked.
     fn work(&mut self, act: &Act) {
         let Some(work) = self.guest.work.pop_front() else {
@@ -149,7 +161,10 @@ impl World {
             self.budget.refusals -= 1;
         }
         match (asks, act) {
-            (_, Act::Ignore) => {}
+            (Asks::Insert, Act::Ignore) => {}
+            (Asks::Eject, Act::Ignore) => {
+                self.guest.ignored.insert((cpu, work.plug));
+            }
             (Asks::Insert, act) => {
                 // It may say yes when it hears of it again.
                 if *act == Act::Refuse || !self.machine.sta(cpu) {

@@ -373,31 +373,33 @@ impl World {
 
     /// A CPU that the guest may still eject, because it was asked to and has not answered, is not said to be at rest.
     fn look_for_late_ejections(&mut self) {
-        if self.shape.budget.lies > 0 || !self.queue.is_empty() || self.guest.is_dead {
+        let honest = self.shape.budget.is_honest();
+        if !honest || !self.queue.is_empty() || self.guest.is_dead {
             return;
         }
-        let rests = |id: u32| {
-            let phase = self.view.vcpus[id as usize].phase;
-            phase == "online" || phase == "plugged"
-        };
-        let asked = |work: &&Work| {
-            let now = self.machine.plugs[work.cpu as usize];
-            work.asks == Asks::Eject && work.plug == now && self.machine.present[work.cpu as usize]
-        };
-        let mut late = self.guest.work.iter().filter(asked);
-        if let Some(work) = late.find(|work| rests(work.cpu)) {
-            let wrong = format!(
-                "vCPU {} is said to be at rest, and the guest was asked to eject it and has not answered",
-                work.cpu
-            );
-            self.is_wrong(wrong);
+        for vcpu in &self.view.vcpus {
+            let rests = matches!(vcpu.phase, "announced" | "plugged" | "online");
+            if rests && self.may_eject(vcpu.id) {
+                self.wrong.get_or_insert(format!(
+                    "vCPU {} is said to be at rest, and the guest was asked to eject it and has not answered",
+                    vcpu.id
+                ));
+            }
         }
+    }
+
+    /// Whether the guest has read that it is to eject a CPU which is there, and has not answered.
+    fn may_eject(&self, id: u32) -> bool {
+        let plug = self.machine.plugs[id as usize];
+        let asked = |work: &Work| work.asks == Asks::Eject && (work.cpu, work.plug) == (id, plug);
+        let asked = self.guest.work.iter().any(asked);
+        self.machine.present[id as usize] && (asked || self.guest.ignored.contains(&(id, plug)))
     }
 
     /// Who is told that the guest keeps a vCPU, or has it, is told the truth.
     fn look_at_outcomes(&mut self, before: &View) {
-        // Whoever lies may do so about that.
-        if self.shape.budget.lies > 0 || self.guest.is_dead {
+        // Whoever lies may do so about that, and whoever ejects at any time may do it meanwhile.
+        if !self.shape.budget.is_honest() || self.guest.is_dead {
             return;
         }
         let known = |id: OperationId, vcpu| {
@@ -449,6 +451,12 @@ impl World {
             if present != runs || present != wanted {
                 return Some(format!(
                     "vCPU {id}: wanted {wanted}, the guest has it {present}, a thread runs it {runs}"
+                ));
+            }
+            let honest = self.shape.budget.is_honest();
+            if honest && vcpu.phase == "overdue" && !self.may_eject(vcpu.id) {
+                return Some(format!(
+                    "vCPU {id} is overdue for ever: the guest has answered"
                 ));
             }
             let state = format!("{:?}", vcpu.gate);

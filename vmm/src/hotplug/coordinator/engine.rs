@@ -5,7 +5,7 @@ use crate::hotplug::machinery::{Machinery, Message};
 use crate::hotplug::notifier::Done;
 use crate::hotplug::phase::{Action, At, Event, Phase};
 use crate::hotplug::view::{Code, Outcome, Target};
-use hotvisor_devices::cpu_hotplug;
+use hotvisor_devices::cpu_hotplug::{self, Withdrawn};
 use std::collections::VecDeque;
 use std::time::Instant;
 use tracing::debug;
@@ -49,19 +49,19 @@ impl Coordinator {
         let event = match target {
             Target::Online => Event::Plug,
             Target::Offline => Event::Unplug {
-                retracted: self.retract(id, machine),
+                retracted: self.retract(id, machine) == Withdrawn::All,
             },
         };
         self.apply(id, event, machine);
     }
 
     /// Takes the last request to the guest back, if there is one that it has not noticed.
-    pub(super) fn retract(&self, id: u32, machine: &mut dyn Machinery) -> bool {
+    pub(super) fn retract(&self, id: u32, machine: &mut dyn Machinery) -> Withdrawn {
         use cpu_hotplug::Request::{Eject, Insert};
         match self.slots[id as usize].phase.retractable() {
-            Some(Insert) => machine.withdraw_insert(id),
+            Some(Insert) if machine.withdraw_insert(id) => Withdrawn::All,
             Some(Eject) => machine.withdraw_eject(id),
-            None => false,
+            Some(Insert) | None => Withdrawn::Nothing,
         }
     }
 
@@ -192,7 +192,6 @@ impl Coordinator {
             }
             Action::Undo(n) => self.notifiers[n].undo(vcpu),
             Action::AskEject => slot.ask = machine.request_eject(id),
-            Action::AbandonEject => machine.abandon_eject(id),
             Action::Remind => machine.remind(),
             Action::Acknowledge => machine.acknowledge(id),
             Action::CloseGate => return gate.close().then_some(Event::GateEmpty),

@@ -19,7 +19,7 @@ mod unplug;
 
 use super::step::{DRAIN, SYNC};
 use super::view::{Code, Outcome};
-use hotvisor_devices::cpu_hotplug::Request;
+use hotvisor_devices::cpu_hotplug::{Request, Withdrawn};
 
 /// A phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,8 +43,8 @@ pub enum Phase {
     Draining {
         /// Where it goes back to.
         was: Rest,
-        /// The guest has an earlier request to answer, which nobody waits for: it may still eject it.
-        open: bool,
+        /// The guest has not answered an earlier request, which nobody waits for, and may still eject it.
+        earlier: bool,
     },
     /// Notifiers are called; the guest is the last of them.
     Notifying {
@@ -90,7 +90,7 @@ pub enum At {
         /// Its number.
         n: usize,
         /// See [`Phase::Draining`].
-        open: bool,
+        earlier: bool,
     },
     /// The guest was asked, and has not read it.
     Asked,
@@ -151,10 +151,10 @@ pub enum Event {
     Parked,
     /// Its thread could not be made to run it.
     StartFailed(String),
-    /// Nobody waits any longer. `retracted`: the guest had not noticed the last request, and now never will.
+    /// Nobody waits any longer. `retracted`: what came of taking back what the guest was asked for last.
     Deadline {
         /// See there.
-        retracted: bool,
+        retracted: Withdrawn,
         /// Who is inside the gate.
         inside: Vec<String>,
         /// Why the guest was not notified, if it was not.
@@ -163,7 +163,7 @@ pub enum Event {
     /// Whoever asked takes it back; `retracted` as above.
     Recall {
         /// See there.
-        retracted: bool,
+        retracted: Withdrawn,
     },
 }
 
@@ -184,8 +184,6 @@ pub enum Action {
     Undo(usize),
     /// Ask the guest for the vCPU.
     AskEject,
-    /// Take back what the guest was asked for and has not read.
-    AbandonEject,
     /// Notify the guest again: it is shown only now what it was asked for before.
     Remind,
     /// Keep users out: answered by [`Event::GateEmpty`].
@@ -374,7 +372,7 @@ impl Phase {
             Self::Starting => plug::starting(event),
             Self::Announced { read } => plug::announced(read, event),
             Self::Plugged | Self::Online => plug::plugged(self, event),
-            Self::Draining { was, open } => unplug::draining(was, open, event, notifiers),
+            Self::Draining { was, earlier } => unplug::draining(was, earlier, event, notifiers),
             Self::Notifying { was, at } => unplug::notifying(was, at, event, notifiers),
             Self::Overdue { was } => unplug::overdue(was, event),
             Self::Syncing { undo } => unplug::syncing(undo, event),
@@ -383,9 +381,9 @@ impl Phase {
     }
 }
 
-fn drain(was: Rest, open: bool) -> Change {
+fn drain(was: Rest, earlier: bool) -> Change {
     let drain = (DRAIN.up)(0);
-    let phase = Phase::Draining { was, open };
+    let phase = Phase::Draining { was, earlier };
     to(phase, [drain], "it is to be taken away")
 }
 

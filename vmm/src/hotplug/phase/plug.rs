@@ -4,7 +4,7 @@ use super::{Action, Change, Event, Phase, Rest, drain, ejected, to};
 use crate::hotplug::refusal;
 use crate::hotplug::step::SYNC;
 use crate::hotplug::view::Code;
-use hotvisor_devices::cpu_hotplug::Request;
+use hotvisor_devices::cpu_hotplug::{Request, Withdrawn};
 
 pub(super) fn gone(phase: Phase, event: Event) -> Change {
     match event {
@@ -77,12 +77,14 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
         Event::NotTaken { source, status } => not_taken().with_ost(source, status),
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
         Event::Unplug { retracted: false } => drain(Rest::Announced, false),
-        Event::Recall { retracted: true } => {
+        Event::Recall {
+            retracted: Withdrawn::All,
+        } => {
             let why = "taken back before the guest had noticed it";
             undone(why).ends(Code::Cancelled, why)
         }
         Event::Deadline {
-            retracted: true,
+            retracted: Withdrawn::All,
             untold,
             ..
         } => undone("the guest never read it").ends(Code::TimedOut, unread(untold)),

@@ -6,6 +6,11 @@ use crate::hotplug::refusal::{EJECT_IN_PROGRESS, answers_the_host, is_no_to_inse
 use std::collections::{HashMap, HashSet, VecDeque};
 
 const NOTIFIERS: &[&str] = &["first", "second"];
+/// The turn of the second one, where the guest has answered whatever it was asked.
+const HOST: At = At::Host {
+    n: 1,
+    earlier: false,
+};
 
 /// Every event, with every kind of data that makes a difference.
 fn events() -> Vec<Event> {
@@ -23,6 +28,8 @@ fn events() -> Vec<Event> {
     ];
     for retracted in [false, true] {
         events.push(Event::Unplug { retracted });
+    }
+    for retracted in [Withdrawn::Nothing, Withdrawn::Last, Withdrawn::All] {
         events.push(Event::Recall { retracted });
         let inside = vec!["a user".to_owned()];
         events.push(Event::Deadline {
@@ -121,18 +128,49 @@ fn an_unplug_that_fails_is_undone_in_reverse() {
             if change.phase != was.into() && change.phase != (Phase::Overdue { was }) {
                 continue;
             }
-            let undone: Vec<_> = change
-                .actions
-                .into_iter()
-                .filter(|action| *action != Action::AbandonEject)
-                .collect();
             assert_eq!(
-                undone,
+                change.actions,
                 walk_back(at, NOTIFIERS.len()),
                 "{phase:?} {event:?}"
             );
             let code = change.outcome.unwrap().code;
             assert_ne!(code, Code::Succeeded, "{phase:?} {event:?}");
+        }
+    }
+}
+
+/// What the guest was asked for earlier is not forgotten before it has said no, or has ejected the CPU, or is asked anew.
+#[test]
+fn an_earlier_request_is_with_the_guest_until_it_answers() {
+    let late = |phase: &Phase| {
+        matches!(
+            phase,
+            Phase::Overdue { .. }
+                | Phase::Draining { earlier: true, .. }
+                | Phase::Notifying {
+                    at: At::Host { earlier: true, .. },
+                    ..
+                }
+        )
+    };
+    for phase in reachable().into_keys().filter(late) {
+        for event in events() {
+            let change = phase.next(event.clone(), NOTIFIERS);
+            let asked = matches!(change.phase, Phase::Notifying { at: At::Asked, .. });
+            let answers = matches!(
+                event,
+                Event::Kept { .. } | Event::NotTaken { .. } | Event::Ejected
+            );
+            assert!(
+                late(&change.phase) || asked || answers,
+                "{phase:?} {event:?}"
+            );
+            // Whoever waited for an attempt that has come to nothing is told so.
+            let over = phase.name() != "overdue" && change.phase.name() == "overdue";
+            let told = change
+                .outcome
+                .is_some_and(|o| o.detail.contains("still honoured"));
+            assert!(!over || told, "{phase:?} {event:?}");
         }
     }
 }
@@ -196,26 +234,26 @@ fn a_deadline_says_who_did_not_answer() {
         let change = phase.next(deadline, NOTIFIERS);
         change.outcome.unwrap().detail
     };
-    assert!(said(At::Host { n: 1, open: false }, false).contains("second did not let go"));
+    assert!(said(HOST, Withdrawn::Nothing).contains("second did not let go"));
     let asked = Phase::Notifying {
         was: Rest::Announced,
         at: At::Asked,
     };
     let deadline = Event::Deadline {
-        retracted: true,
+        retracted: Withdrawn::All,
         inside: Vec::new(),
         untold: None,
     };
     let change = asked.next(deadline, NOTIFIERS);
     assert!(change.outcome.unwrap().detail.contains("was not asked"));
-    let unread = said(At::Asked, true);
+    let unread = said(At::Asked, Withdrawn::All);
     assert!(unread.contains("never read") && unread.contains("no such CPU"));
-    assert!(said(At::Read, false).contains("did not answer"));
-    assert!(said(At::Begun, false).contains("stuck taking the CPU down"));
+    assert!(said(At::Read, Withdrawn::Nothing).contains("did not answer"));
+    assert!(said(At::Begun, Withdrawn::Nothing).contains("stuck taking the CPU down"));
     let inside = vec!["statistics".to_owned()];
     let change = Phase::Syncing { undo: false }.next(
         Event::Deadline {
-            retracted: false,
+            retracted: Withdrawn::Nothing,
             inside,
             untold,
         },
@@ -269,10 +307,7 @@ fn a_guest_that_acknowledges_what_it_was_asked_for_meanwhile_is_notified_again()
             change.actions.contains(&Action::Remind)
         };
         assert!(reminds(Rest::Announced, At::Asked), "{event:?}");
-        assert!(
-            !reminds(Rest::Announced, At::Host { n: 0, open: false }),
-            "{event:?}"
-        );
+        assert!(!reminds(Rest::Announced, HOST), "{event:?}");
         assert!(!reminds(Rest::Plugged, At::Asked), "{event:?}");
     }
 }

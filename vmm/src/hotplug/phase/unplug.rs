@@ -5,42 +5,61 @@ use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, let_go, to};
 use crate::hotplug::refusal;
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
 use crate::hotplug::view::Code;
-use hotvisor_devices::cpu_hotplug::Request;
+use hotvisor_devices::cpu_hotplug::{Request, Withdrawn};
 
-/// Where it goes back to before the guest is asked: `open`, if it has an earlier request.
-fn unasked(was: Rest, open: bool) -> Phase {
-    match open {
+/// Where it goes back to, by whether the guest may still eject it.
+fn back_to(was: Rest, may_eject: bool) -> Phase {
+    match may_eject {
         true => Phase::Overdue { was },
         false => was.into(),
     }
 }
 
-pub(super) fn draining(was: Rest, open: bool, event: Event, notifiers: &[&'static str]) -> Change {
-    let here = |was, open| Phase::Draining { was, open };
-    let back = |reason| to(unasked(was, open), [Action::OpenGate], reason);
+/// An outcome's detail, which hides nothing: `earlier`, if the guest has not answered an earlier request.
+fn detail(said: impl Into<String>, earlier: bool) -> String {
+    let mut said = said.into();
+    if earlier {
+        said += "; the guest has not answered an earlier request, whose ejection is still honoured";
+    }
+    said
+}
+
+pub(super) fn draining(
+    was: Rest,
+    earlier: bool,
+    event: Event,
+    notifiers: &[&'static str],
+) -> Change {
+    let here = |was, earlier| Phase::Draining { was, earlier };
+    let back = |reason, code, said| {
+        let change = to(back_to(was, earlier), [Action::OpenGate], reason);
+        change.ends(code, detail(said, earlier))
+    };
     match event {
-        Event::Drained => next_notifier(was, 0, open, notifiers),
+        Event::Drained => next_notifier(was, 0, earlier, notifiers),
         Event::Started => to(
-            here(Rest::Online, open),
+            here(Rest::Online, earlier),
             [Action::Acknowledge],
             "the guest has started it meanwhile",
         ),
         Event::Kept { .. } => to(here(was, false), [], NO_TO_AN_EARLIER),
         Event::Recall { .. } => {
-            back("taken back").ends(Code::Cancelled, "taken back before anybody was asked")
+            let said = "taken back before anybody was asked";
+            back("taken back", Code::Cancelled, said)
         }
         Event::Deadline { .. } => {
-            back("no time left").ends(Code::TimedOut, "no time was left to ask anybody")
+            let said = "no time was left to ask anybody";
+            back("no time left", Code::TimedOut, said)
         }
         Event::Ejected => ejected(),
-        _ => to(here(was, open), [], "nobody was asked yet"),
+        _ => to(here(was, earlier), [], "nobody was asked yet"),
     }
 }
 
 /// The turn of the host-side notifier `n`, or of the guest after the last one.
-fn next_notifier(was: Rest, n: usize, open: bool, notifiers: &[&'static str]) -> Change {
+fn next_notifier(was: Rest, n: usize, earlier: bool, notifiers: &[&'static str]) -> Change {
     let (at, step) = if n < notifiers.len() {
-        (At::Host { n, open }, NOTIFY_HOST)
+        (At::Host { n, earlier }, NOTIFY_HOST)
     } else {
         (At::Asked, NOTIFY_GUEST)
     };
@@ -65,17 +84,19 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
                 "the guest has started it meanwhile",
             )
         }
-        (Event::NotifierReady(m), At::Host { n, open }) if n == m => {
-            next_notifier(was, n + 1, open, notifiers)
+        (Event::NotifierReady(m), At::Host { n, earlier }) if n == m => {
+            next_notifier(was, n + 1, earlier, notifiers)
         }
-        (Event::NotifierRefused(m, why), At::Host { n, open }) if n == m => {
+        (Event::NotifierRefused(m, why), At::Host { n, earlier }) if n == m => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
-            let refused = format!("{who} refused: {why}");
-            back(unasked(was, open), "a notifier refused").ends(Code::Refused, refused)
+            let refused = detail(format!("{who} refused: {why}"), earlier);
+            back(back_to(was, earlier), "a notifier refused").ends(Code::Refused, refused)
         }
-        (Event::Kept { .. }, At::Host { n, .. }) => {
-            to(here(was, At::Host { n, open: false }), [], NO_TO_AN_EARLIER)
-        }
+        (Event::Kept { .. }, At::Host { n, .. }) => to(
+            here(was, At::Host { n, earlier: false }),
+            [],
+            NO_TO_AN_EARLIER,
+        ),
         (Event::RequestRead(Request::Eject), At::Asked) => {
             to(here(was, At::Read), [], "the guest has read the request")
         }
@@ -95,11 +116,10 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
         }
         // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
         (Event::NotTaken { .. }, _) => let_go("the guest does not take it"),
-        (Event::Recall { .. }, At::Host { open, .. }) => {
-            back(unasked(was, open), "taken back").ends(Code::Cancelled, UNREAD)
-        }
-        (Event::Recall { retracted: true }, At::Asked) => {
-            back(was.into(), "taken back").ends(Code::Cancelled, UNREAD)
+        (Event::Recall { retracted }, at) if is_recallable(at, retracted) => {
+            let may_eject = may_eject(at, retracted);
+            let said = detail("taken back before the guest had read it", may_eject);
+            back(back_to(was, may_eject), "taken back").ends(Code::Cancelled, said)
         }
         (Event::Recall { .. }, _) => to(
             here(was, at),
@@ -112,30 +132,32 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             },
             at,
         ) => {
+            let phase = back_to(was, may_eject(at, retracted));
             let detail = missed(was, at, retracted, untold, notifiers);
-            late(was, at, retracted, notifiers.len()).ends(Code::TimedOut, detail)
+            back(phase, "nobody waits any longer").ends(Code::TimedOut, detail)
         }
         (_, at) => to(here(was, at), [], "not what its unplug waits for"),
     }
 }
 
-/// Nobody waits any longer: it is where it was, unless the guest has read a request.
-fn late(was: Rest, at: At, retracted: bool, notifiers: usize) -> Change {
-    let read = match at {
-        At::Host { open, .. } => open,
-        At::Asked | At::Read | At::Begun => !retracted,
-    };
-    let phase = unasked(was, read);
-    let mut actions = walk_back(at, notifiers);
-    // It may have read an earlier request, and this one not.
-    if read && at == At::Asked {
-        actions.insert(0, Action::AbandonEject);
+/// Whether the guest has not read the request, and now never will.
+fn is_recallable(at: At, retracted: Withdrawn) -> bool {
+    match at {
+        At::Host { .. } => true,
+        At::Asked => retracted != Withdrawn::Nothing,
+        At::Read | At::Begun => false,
     }
-    to(phase, actions, "nobody waits any longer")
 }
 
-const UNREAD: &str = "taken back before the guest had read it";
-const NO_TO_AN_EARLIER: &str = "the guest says no, to an earlier request";
+/// Whether the guest may still eject it, for this request or an earlier one.
+fn may_eject(at: At, retracted: Withdrawn) -> bool {
+    match at {
+        At::Host { earlier, .. } => earlier,
+        At::Asked | At::Read | At::Begun => retracted != Withdrawn::All,
+    }
+}
+
+const NO_TO_AN_EARLIER: &str = "the guest says no to an earlier request";
 /// Why a no to an ejection is not the end of it.
 const ASKED_AGAIN: &str = "the guest says no, and was asked again since: the answer to that counts";
 
@@ -213,21 +235,25 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
 fn missed(
     was: Rest,
     at: At,
-    retracted: bool,
+    retracted: Withdrawn,
     untold: Option<String>,
     notifiers: &[&'static str],
 ) -> String {
     match at {
-        At::Host { n, .. } => {
+        At::Host { n, earlier } => {
             let who = notifiers.get(n).copied().unwrap_or("a notifier");
-            format!("{who} did not let go in time; undone")
+            detail(format!("{who} did not let go in time; undone"), earlier)
         }
-        At::Asked if retracted && was == Rest::Announced && untold.is_none() => {
+        At::Asked
+            if retracted == Withdrawn::All && was == Rest::Announced && untold.is_none() =>
+        {
             "the guest has not said whether it takes the CPU, so that it was not asked to give it back: its hotplug work \
              may be stuck behind an earlier one; undone"
                 .into()
         }
-        At::Asked if retracted => unread(untold),
+        At::Asked if is_recallable(at, retracted) => {
+            detail(unread(untold), may_eject(at, retracted))
+        }
         At::Asked | At::Read => "the guest read the request and did not answer: its hotplug work may be stuck \
                                  behind an earlier one; an ejection that comes later is still honoured"
             .into(),

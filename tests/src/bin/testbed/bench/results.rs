@@ -215,10 +215,6 @@ pub(super) struct Results {
 impl Measured for Results {
     const FORMAT: u32 = 2;
     const BY: &str = "cargo testbed bench --json";
-
-    fn format(&self) -> u32 {
-        self.format
-    }
 }
 
 impl Results {

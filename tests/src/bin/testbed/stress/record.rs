@@ -35,10 +35,6 @@ struct Entry {
 impl Measured for Record {
     const FORMAT: u32 = 1;
     const BY: &str = "cargo testbed stress --json";
-
-    fn format(&self) -> u32 {
-        self.format
-    }
 }
 
 impl Record {

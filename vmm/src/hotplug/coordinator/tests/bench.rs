@@ -3,8 +3,10 @@
 use super::super::*;
 use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
+use crate::hotplug::notifier::Done;
 use crate::hotplug::view::View;
 use crate::hotplug::view::{OperationId, Outcome, ThreadView};
+use hotvisor_devices::cpu_hotplug::Withdrawn;
 use std::sync::Mutex;
 
 /// What was asked of the machine, in order, and what it would answer.
@@ -15,6 +17,8 @@ pub(super) struct Fake {
     pub(super) asks: u32,
     /// Whether the guest has noticed the last request.
     pub(super) noticed: bool,
+    /// Whether it has an earlier request to eject, and has not answered.
+    pub(super) earlier: bool,
     /// Whether it was told of the last insertion again since it last said no.
     pub(super) told_again: bool,
     /// Whether it was asked for an ejection again since it last said no.
@@ -68,12 +72,13 @@ impl Machinery for Fake {
         self.asks += 1;
         self.asks
     }
-    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+    fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
         self.calls.push(("withdraw eject", vcpu));
-        !self.noticed
-    }
-    fn abandon_eject(&mut self, vcpu: u32) {
-        self.calls.push(("abandon eject", vcpu));
+        match (self.noticed, self.earlier) {
+            (true, _) => Withdrawn::Nothing,
+            (false, true) => Withdrawn::Last,
+            (false, false) => Withdrawn::All,
+        }
     }
     fn acknowledge(&mut self, vcpu: u32) {
         self.calls.push(("acknowledge", vcpu));
@@ -211,4 +216,18 @@ impl Bench {
         self.ost(id, 1, 0);
         self.tell(id, Message::Started);
     }
+}
+
+/// A notifier that never answers by itself.
+pub(super) struct Silent(pub(super) Arc<Mutex<Vec<Done>>>);
+
+impl Notifier for Silent {
+    fn name(&self) -> &'static str {
+        "silent"
+    }
+    fn prepare(&mut self, _vcpu: VcpuRef, done: Done) {
+        self.0.lock().unwrap().push(done);
+    }
+    fn undo(&mut self, _vcpu: VcpuRef) {}
+    fn after_death(&mut self, _vcpu: VcpuRef) {}
 }

@@ -4,7 +4,7 @@ use super::super::*;
 use crate::error::{Error, Result};
 use crate::hotplug::view::ThreadView;
 use hotvisor_devices::cpu_hotplug::{
-    CpuHotplug, GuestEject, HotplugSink, Notice, Request as Ask, regs,
+    CpuHotplug, GuestEject, HotplugSink, Notice, Request as Ask, Withdrawn, regs,
 };
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -206,11 +206,8 @@ impl Machinery for Board {
         self.interrupt = true;
         self.registers.request_eject(vcpu)
     }
-    fn withdraw_eject(&mut self, vcpu: u32) -> bool {
+    fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
         self.registers.withdraw_eject(vcpu)
-    }
-    fn abandon_eject(&mut self, vcpu: u32) {
-        self.registers.abandon_eject(vcpu);
     }
     fn acknowledge(&mut self, vcpu: u32) {
         self.registers.acknowledge(vcpu);

@@ -1,10 +1,9 @@
 //! Answers that come late, or twice, or from somebody who was not asked; and who waits for them.
 
 use super::super::*;
-use super::bench::{Bench, FOREVER};
+use super::bench::{Bench, Silent};
 use crate::hotplug::client::{Refused, Request, Want};
 use crate::hotplug::gate::Binding;
-use crate::hotplug::notifier::Done;
 use crate::hotplug::view::MachineState;
 use crate::hotplug::view::View;
 use std::sync::Mutex;
@@ -120,41 +119,6 @@ fn a_late_no_settles_who_waits_for_online() {
     bench.ost(1, 3, 0x82);
     assert_eq!(bench.code(online), Some(Code::Succeeded));
     assert_eq!(bench.phase(1), "online");
-}
-
-/// Who ran out of time asks again, and the guest has two requests: the answer to the second counts.
-#[test]
-fn a_no_to_an_earlier_request_is_not_the_last_word() {
-    let mut bench = Bench::new(2);
-    bench.machine.noticed = true;
-    bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.reads_eject(1);
-    bench.coordinator.tick(&mut bench.machine);
-    assert_eq!(bench.phase(1), "overdue");
-    let second = bench.ask(Want::Count(1));
-    bench.reads_eject(1);
-    bench.ost(1, 3, 0x84);
-    bench.machine.asked_again = true;
-    bench.ost(1, 3, 0x82);
-    assert_eq!((bench.phase(1), bench.code(second)), ("notifying", None));
-    bench.machine.asked_again = false;
-    bench.ost(1, 3, 0x84);
-    bench.ost(1, 3, 0x82);
-    let outcome = bench.outcome(second, 1);
-    assert_eq!(
-        (outcome.code, outcome.ost),
-        (Code::Refused, Some((3, 0x82)))
-    );
-    assert_eq!(bench.phase(1), "online");
-    // Nor is it where nobody waits any longer.
-    bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.reads_eject(1);
-    bench.coordinator.tick(&mut bench.machine);
-    bench.machine.asked_again = true;
-    bench.ost(1, 3, 0x82);
-    assert_eq!(bench.phase(1), "overdue");
-    bench.guest_ejects(1);
-    assert_eq!(bench.phase(1), "dormant");
 }
 
 #[test]
@@ -283,91 +247,6 @@ fn only_what_is_about_the_insertion_answers_it() {
     }
     bench.ost(1, 1, 0);
     assert_eq!(bench.phase(1), "plugged");
-}
-
-/// Who ran out of time asks again: that the guest has read the first request says nothing of the second.
-#[test]
-fn what_the_guest_has_read_of_an_earlier_request_is_stale() {
-    let mut bench = Bench::new(2);
-    bench.machine.noticed = true;
-    bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.coordinator.tick(&mut bench.machine);
-    assert_eq!(bench.phase(1), "overdue");
-    bench.ask(Want::Count(1));
-    bench.notice(1, What::EjectRead(1));
-    let stage = |bench: &Bench| bench.coordinator.slots[1].phase.stage();
-    assert_eq!(stage(&bench), "notifying.asked");
-    assert!(bench.coordinator.slots[1].again.is_some());
-    bench.notice(1, What::EjectRead(2));
-    assert_eq!(stage(&bench), "notifying.read");
-}
-
-/// A new attempt that comes to nothing before the guest's turn does not make the earlier request forgotten.
-#[test]
-fn an_earlier_request_is_with_the_guest_whatever_a_notifier_says_to_the_next() {
-    enum Ends {
-        Refused,
-        TakenBack,
-        Late,
-        NoAtLast,
-    }
-    for ends in [Ends::Refused, Ends::TakenBack, Ends::Late, Ends::NoAtLast] {
-        let mut bench = Bench::new(2);
-        bench.ask_within(Want::Count(1), Duration::ZERO);
-        bench.reads_eject(1);
-        bench.machine.noticed = true;
-        bench.coordinator.tick(&mut bench.machine);
-        let dones = Arc::new(Mutex::new(Vec::new()));
-        bench.coordinator.register(Box::new(Silent(dones.clone())));
-        let brief = matches!(ends, Ends::Late).then_some(Duration::ZERO);
-        let second = bench.ask_within(Want::Count(1), brief.unwrap_or(FOREVER));
-        let mut expected = "overdue";
-        match ends {
-            Ends::Refused => drop(dones.lock().unwrap().pop()),
-            Ends::TakenBack => {
-                bench
-                    .coordinator
-                    .cancel(second, &mut bench.machine)
-                    .unwrap();
-            }
-            Ends::Late => bench.coordinator.tick(&mut bench.machine),
-            Ends::NoAtLast => {
-                bench.ost(1, 3, 0x82);
-                assert_eq!((bench.phase(1), bench.code(second)), ("notifying", None));
-                drop(dones.lock().unwrap().pop());
-                expected = "online";
-            }
-        }
-        while let Some(message) = bench.posted.lock().unwrap().pop() {
-            bench.coordinator.message(message, &mut bench.machine);
-        }
-        assert_eq!(bench.phase(1), expected);
-        assert!(
-            bench
-                .code(second)
-                .is_some_and(|code| code != Code::Succeeded)
-        );
-        let refused = bench
-            .machine
-            .calls
-            .iter()
-            .filter(|call| **call == ("request eject", 1));
-        assert_eq!(refused.count(), 1);
-    }
-}
-
-/// A notifier that never answers by itself.
-struct Silent(Arc<Mutex<Vec<Done>>>);
-
-impl Notifier for Silent {
-    fn name(&self) -> &'static str {
-        "silent"
-    }
-    fn prepare(&mut self, _vcpu: VcpuRef, done: Done) {
-        self.0.lock().unwrap().push(done);
-    }
-    fn undo(&mut self, _vcpu: VcpuRef) {}
-    fn after_death(&mut self, _vcpu: VcpuRef) {}
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod late;
 mod news;
 mod pause;
 mod random;
+mod twice;
 
 use super::*;
 use crate::hotplug::client::{Refused, Want};
