@@ -39,11 +39,14 @@ impl MemoryLimit {
 
     /// Says so where a machine of so many bytes does not fit in.
     pub(crate) fn warn_if_less_than(&self, memory: u64) {
-        if self.bytes < memory + memory / OWN_PART + OWN {
+        let needs = memory + memory / OWN_PART + OWN;
+        if self.bytes < needs {
             warn!(
-                "asked for {} MiB of guest memory, and the control group of this process has a memory limit of {self}: \
-                 the kernel kills Hotvisor when it meets that; raise the limit, or give the guest less memory",
-                memory >> 20
+                "asked for {} MiB of guest memory, and the control group of this process has a memory limit of {self}: the \
+                 kernel kills Hotvisor when it and the guest need more; raise the limit to {} MiB, or give the guest \
+                 less memory",
+                memory >> 20,
+                needs.div_ceil(1 << 20)
             );
         }
     }
@@ -62,8 +65,8 @@ impl MemoryLimit {
             if kind == "cgroup" && !controllers.any(|controller| controller == "memory") {
                 return None;
             }
-            let mut ours = mounts().filter(|mount| mount.is(kind));
-            ours.find_map(|mount| mount.least(path, file, root))
+            let ours = mounts().filter(|mount| mount.is(kind));
+            ours.filter_map(|mount| mount.least(path, file, root)).min()
         });
         limits.min()
     }

@@ -309,7 +309,8 @@ fn operations_that_run_out_of_time() {
     });
 }
 
-/// Who runs out of time asks again, and the guest has the request twice: the second one is for a CPU that is not there.
+/// Who runs out of time asks again, and the guest has the request twice: the second one is for a CPU that is not there, or is
+/// taken back when the latest wish is another one.
 #[test]
 fn an_ejection_that_is_asked_for_twice() {
     holds(Shape {
@@ -317,6 +318,7 @@ fn an_ejection_that_is_asked_for_twice() {
         budget: Budget {
             requests: 3,
             deadlines: 1,
+            refusals: 1,
             ..PLAIN.budget
         },
         ..PLAIN
@@ -360,18 +362,20 @@ fn a_notifier_that_refuses_when_the_guest_is_late() {
 /// Its own ejections have no effect; those that it was asked for have, however late.
 #[test]
 fn a_guest_that_may_not_eject_by_itself() {
-    holds(Shape {
-        users: &[],
-        guest_eject: GuestEject::Ignore,
-        budget: Budget {
-            requests: 2,
-            deadlines: ALWAYS,
-            refusals: 1,
-            ejects: 1,
-            ..PLAIN.budget
-        },
-        ..PLAIN
-    });
+    for ejects in [0, 1] {
+        holds(Shape {
+            users: &[],
+            guest_eject: GuestEject::Ignore,
+            budget: Budget {
+                requests: 2,
+                deadlines: ALWAYS,
+                refusals: 1,
+                ejects,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
 }
 
 /// Of two requests that it has, it may say no to both.

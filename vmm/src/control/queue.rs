@@ -251,8 +251,14 @@ mod tests {
             (0..4 * CHATTER).for_each(|_| say(chatter));
         }
         say(What::EjectRead(1));
+        // A no that answers the host: there are as many as it has asked.
+        say(What::Status {
+            source: 3,
+            status: 0x82,
+            kept: Some(1),
+        });
         let taken = || std::iter::repeat_with(|| queue.take()).take_while(|t| !t.is_empty());
-        assert_eq!(taken().flatten().count(), CHATTER + 1);
+        assert_eq!(taken().flatten().count(), CHATTER + 2);
         // And is heard again once it was heard.
         say(status);
         assert_eq!(taken().flatten().count(), 1);

@@ -34,9 +34,10 @@ pub trait Machinery {
     /// take it. Whether it did.
     fn discard(&mut self, vcpu: u32) -> bool;
     /// Asks the guest to eject the vCPU. It is shown that when it has acknowledged the insertion, and notified then by
-    /// [`Machinery::remind`]. Returns the request's number, of those for this insertion: the guest's reading of it and its last
-    /// word on it come with that ([`What::EjectRead`](hotvisor_devices::cpu_hotplug::What::EjectRead), and `kept` of
-    /// [`What::Status`](hotvisor_devices::cpu_hotplug::What::Status)).
+    /// [`Machinery::remind`]. Returns the request's number, of those for this insertion. The guest's reading of it comes with that
+    /// ([`What::EjectRead`](hotvisor_devices::cpu_hotplug::What::EjectRead)); and when the guest has said no to whatever it had
+    /// read, `kept` of [`What::Status`](hotvisor_devices::cpu_hotplug::What::Status) is the number that was given out last, also if
+    /// that request was taken back.
     fn request_eject(&mut self, vcpu: u32) -> u32;
     /// Takes that back, if the guest has not read it, and says whether it has an earlier one that it has not answered.
     fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn;

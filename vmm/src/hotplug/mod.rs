@@ -27,7 +27,7 @@
 //! | `start(vcpu, run)` that returns `Ok` | `Ready(vcpu, run)` or `NotReady(vcpu, run, why)`, once |
 //! | `park(vcpu)` | `Parked(vcpu, run)` with the run that was started last, also where nothing runs; from then on nothing runs it |
 //! | `insert(vcpu)`, which returns a number | `Notice`s with that number, for all that the guest does about it: it reads, it evaluates `_OST`, it ejects |
-//! | `request_eject(vcpu)`, which returns a number | the same, and `EjectRead` and `kept` with this number; `Ejected` is posted when the guest has no way to the vCPU any more, and not before |
+//! | `request_eject(vcpu)`, which returns a number | the same, and `EjectRead` with this number; `kept` with the last one, when the guest has answered all that it has read; `Ejected` is posted when the guest has no way to the vCPU any more, and not before |
 //! | a gate that was closed with users inside | `GateEmpty(vcpu, closing)`, which the coordinator has each gate post itself |
 //! | a [`notifier::Notifier`]'s `prepare` | its [`notifier::Done`] |
 //!

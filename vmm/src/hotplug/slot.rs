@@ -17,7 +17,8 @@ pub(super) struct Slot {
     pub(super) run: u64,
     /// The controller's number of its present insertion; notices of an earlier one are stale.
     pub(super) plug: u32,
-    /// The controller's number of the last request to eject it; a no to an earlier one is stale.
+    /// The controller's number of the last request to eject it: that the guest has read an earlier one is stale, and so is a no
+    /// after which it has another to answer.
     pub(super) ask: u32,
     /// What is under way.
     pub(super) attempt: Option<Attempt>,

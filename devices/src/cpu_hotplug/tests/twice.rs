@@ -45,7 +45,16 @@ fn a_request_that_was_not_read_can_be_taken_back_where_one_before_is_not_answere
     bed.controller.request_eject(1);
     assert_eq!(bed.controller.withdraw_eject(1), Withdrawn::Last);
     assert_eq!((bed.next(0), bed.flags_of(1)), (None, ON));
-    // And may carry the first one out.
+    // A no to the first is the last word then, and has the number of the last.
+    let other = Bed::new(GuestEject::Ignore);
+    other.controller.request_eject(1);
+    other.set(1, REMOVE);
+    other.controller.request_eject(1);
+    assert_eq!(other.controller.withdraw_eject(1), Withdrawn::Last);
+    other.ost(1, 3, 0x82);
+    let kept = said(3, 0x82, Some(2));
+    assert_eq!(other.posted().last(), Some(&(1, 0, kept)));
+    // Or it may carry the first one out.
     bed.set(1, EJECT);
     assert_eq!(bed.posted().last(), Some(&(1, 0, EJECTED)));
 }

@@ -31,8 +31,8 @@ pub(crate) fn read<T: Measured>(path: &Path) -> Result<T> {
     let Shape { format } = serde_json::from_slice(&text).with_context(other)?;
     ensure!(
         format == T::FORMAT,
-        "{} has format {format}, and this program reads {}: measure anew with `{by}`",
-        path.display(),
+        "{}: written by another version of this program, or not by it (it has format {format}, and {} is read): measure anew",
+        other(),
         T::FORMAT
     );
     serde_json::from_slice(&text).with_context(other)

@@ -30,6 +30,27 @@ fn thread(vm: &Vm, id: u32) -> Result<Thread> {
         .with_context(|| format!("vCPU {id} has no thread"))
 }
 
+/// What the guest has evaluated `_OST` with, whichever kernel it is: source, status, how often, and nothing else. Its last word
+/// on an ejection may come later than the end of the operation.
+fn has_said(vm: &Vm, words: &[(&str, &str, u32)]) -> Result<()> {
+    vm.wait_until("the guest's last words", || {
+        let metrics = vm.api().metrics()?;
+        let all = metrics.all("hotvisor_guest_ost_total");
+        let mut said: Vec<(&str, f64)> = all.filter(|(_, count)| *count > 0.0).collect();
+        said.sort_by_key(|(labels, _)| *labels);
+        let expected = words.iter().map(|(source, status, count)| {
+            let labels = format!("source=\"{source}\",status=\"{status}\"");
+            (labels, f64::from(*count))
+        });
+        let mut expected: Vec<(String, f64)> = expected.collect();
+        expected.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = expected
+            .iter()
+            .map(|(labels, count)| (labels.as_str(), *count));
+        Ok(said.into_iter().eq(expected))
+    })
+}
+
 fn generation(vm: &Vm, id: u32) -> Result<u64> {
     Ok(vcpu(vm, id)?.generation)
 }
@@ -58,6 +79,7 @@ fn unplug_middle_and_replug(context: &Context, kernel: Kernel) -> Result<()> {
             "generation {now} after {first} and {round} plugs"
         );
     }
+    has_said(&vm, &[("3", "0x84", 3), ("3", "0", 3), ("1", "0", 3)])?;
     end(&vm)
 }
 
@@ -71,6 +93,7 @@ fn unplug_offline(context: &Context, kernel: Kernel) -> Result<()> {
     let operation = vm.api().resize(2, WAIT)?;
     succeeded(&vm, &operation, &[1])?;
     vm.agree(&[0, 1])?;
+    has_said(&vm, &[("3", "0x84", 1), ("3", "0", 1), ("1", "0", 1)])?;
     end(&vm)
 }
 
@@ -105,6 +128,7 @@ fn guest_ejects(context: &Context, kernel: Kernel) -> Result<()> {
     let operation = vm.api().vcpu_target(1, Target::Online, WAIT)?;
     succeeded(&vm, &operation, &[1])?;
     vm.agree(&[0, 1])?;
+    has_said(&vm, &[("3", "0x84", 1), ("0x103", "0", 1), ("1", "0", 1)])?;
     end(&vm)
 }
 

@@ -7,7 +7,7 @@ use hotvisor_vmm::hotplug::machinery::Message;
 
 use super::World;
 use crate::machine::Machine;
-use crate::shape::{Act, Budget, Variant};
+use crate::shape::{ALWAYS, Act, Budget, Variant};
 
 /// What it was asked for, and has yet to do.
 #[derive(Debug)]
@@ -52,7 +52,8 @@ impl World {
         let vcpus = 1..self.shape.vcpus;
         if refusals > 0 && !is_ejecting && !self.guest.work.is_empty() {
             possible.extend([Act::Begin, Act::Refuse]);
-            if self.shape.budget.deadlines > 0 {
+            // Nothing else ends what it forgets.
+            if self.shape.budget.deadlines == ALWAYS {
                 possible.push(Act::Ignore);
             }
         }

@@ -53,7 +53,7 @@ pub enum Phase {
         /// Which notifier has its turn.
         at: At,
     },
-    /// Nobody waits for its unplug any longer and everything on the host is undone, but the guest has read the
+    /// Nobody waits for its unplug any longer and everything on the host is undone, but the guest has read a
     /// request, and may still be taking it down.
     Overdue {
         /// Where it goes back to if the guest says no after all.
@@ -132,7 +132,7 @@ pub enum Event {
         /// Status code.
         status: u32,
     },
-    /// The guest keeps it: its answer to the last request to eject. It may not eject it any more.
+    /// The guest keeps it: it has answered every request to eject that it has read, and may not eject it any more.
     Kept {
         /// Source event.
         source: u32,

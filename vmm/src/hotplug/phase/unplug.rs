@@ -251,9 +251,11 @@ fn missed(
              may be stuck behind an earlier one; undone"
                 .into()
         }
-        At::Asked if is_recallable(at, retracted) => {
-            detail(unread(untold), may_eject(at, retracted))
-        }
+        At::Asked if retracted == Withdrawn::All => unread(untold),
+        At::Asked if retracted == Withdrawn::Last => "the guest has not answered an earlier request, and so not read this \
+                                                     one: its hotplug work may be stuck; an ejection that comes later \
+                                                     is still honoured"
+            .into(),
         At::Asked | At::Read => "the guest read the request and did not answer: its hotplug work may be stuck \
                                  behind an earlier one; an ejection that comes later is still honoured"
             .into(),
