@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The most memory beyond the least, in pages: most of the time goes into it, and much of it makes what does not fit rare.
@@ -29,6 +30,15 @@ const RAMDISK_SIZE: u64 = 0x21c;
 /// Offsets in `hvm_start_info` (Xen, public/arch-x86/hvm/start_info.h).
 const NR_MODULES: u64 = 0xc;
 const MODLIST_PADDR: u64 = 0x10;
+
+/// How many images a guest could be entered with, by the way in: Linux's 64-bit boot protocol, PVH.
+static ENTERED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// How many images so far were good enough that a guest could be entered with them: bzImages, and ELF kernels.
+#[must_use]
+pub fn entered() -> [u64; 2] {
+    [0, 1].map(|way: usize| ENTERED[way].load(Relaxed))
+}
 
 #[derive(Arbitrary, Debug)]
 struct Case {
@@ -101,6 +111,7 @@ pub(crate) fn run(bytes: &[u8]) {
     // A reset does the same again.
     for _ in 0..2 {
         if let Ok(entry) = files.load(&memory, &config, &machine) {
+            ENTERED[usize::from(matches!(entry, Entry::Pvh { .. }))].fetch_add(1, Relaxed);
             check(&memory, &config, &tables);
             let told = told_initramfs(&memory, entry);
             assert_eq!(told.is_some(), config.initramfs.is_some(), "{told:?}");

@@ -1,6 +1,6 @@
 //! Kernel images that are nearly right: a header as it should be, and any of its fields as it should not.
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 
 /// A number of a header: most are of a size that makes sense.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -30,6 +30,34 @@ impl Number {
     }
 }
 
+/// What is as it should be, seven times of eight: an image with many parts is to get past the first check now and then.
+#[derive(Clone, Debug)]
+pub(crate) struct Seldom<T>(Option<T>);
+
+impl<'a, T: Arbitrary<'a>> Arbitrary<'a> for Seldom<T> {
+    fn arbitrary(source: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let wrong = source.arbitrary::<u8>()? >= 224;
+        let value = wrong.then(|| T::arbitrary(source)).transpose()?;
+        Ok(Self(value))
+    }
+}
+
+impl Seldom<Number> {
+    fn value(&self, right: u64) -> u64 {
+        self.0.map_or(right, Number::value)
+    }
+
+    fn half(&self, right: u32) -> u32 {
+        self.0.map_or(right, Number::half)
+    }
+}
+
+impl<T> Seldom<Vec<T>> {
+    fn items(&self) -> &[T] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
 /// Bytes of an image.
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) enum Image {
@@ -51,13 +79,13 @@ impl Image {
 /// Something written over the image in the end: where, and what.
 type Patch = (u16, u8);
 
-fn patched(mut bytes: Vec<u8>, patches: &[Patch], cut: Option<u16>) -> Vec<u8> {
-    for &(at, byte) in patches {
+fn patched(mut bytes: Vec<u8>, patches: &Seldom<Vec<Patch>>, cut: &Seldom<u16>) -> Vec<u8> {
+    for &(at, byte) in patches.items() {
         if let Some(place) = bytes.get_mut(usize::from(at)) {
             *place = byte;
         }
     }
-    if let Some(cut) = cut {
+    if let Some(cut) = cut.0 {
         bytes.truncate(cut.into());
     }
     bytes
@@ -76,17 +104,33 @@ pub(crate) struct Segment {
     in_memory: Number,
 }
 
+/// Where a kernel is loaded to, if nothing else is said: 1 MiB.
+const PLACE: u32 = 0x10_0000;
+
+impl Segment {
+    fn put(self, bytes: &mut Vec<u8>, tail_at: u64) {
+        let kind = [1, 4, 1, 2, u32::from(self.kind)][usize::from(self.kind) % 5];
+        let offset = self.offset.map_or(tail_at, Number::value);
+        let base = if self.high { PLACE.into() } else { 0 };
+        let physical = self.physical.value().wrapping_add(base);
+        let sizes = (self.in_file.value(), self.in_memory.value());
+        program(bytes, kind, offset, physical, sizes);
+    }
+}
+
 /// An ELF image with a PVH note (Xen, `docs/misc/pvh.pandoc`; System V ABI, "Program Header").
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) struct Elf {
     i386: bool,
-    segments: Vec<Segment>,
+    /// The segment that the kernel is in: all of the tail, at [`PLACE`].
+    first: Seldom<Segment>,
+    others: Seldom<Vec<Segment>>,
     /// Sizes of a note's name and description, and its type; none if they are right.
-    notes: Vec<Option<(Number, Number, u32)>>,
-    entry: Number,
+    notes: Seldom<Vec<Option<(Number, Number, u32)>>>,
+    entry: Seldom<Number>,
     tail: Vec<u8>,
-    patches: Vec<Patch>,
-    cut: Option<u16>,
+    patches: Seldom<Vec<Patch>>,
+    cut: Seldom<u16>,
 }
 
 const HEADER: usize = 64;
@@ -98,26 +142,32 @@ const MOST: usize = 8;
 
 impl Elf {
     fn bytes(&self) -> Vec<u8> {
-        let segments = &self.segments[..self.segments.len().min(MOST)];
+        let others = self.others.items();
+        let others = &others[..others.len().min(MOST)];
         let notes = self.note_bytes();
-        let count = segments.len() + 1;
+        let count = others.len() + 2;
         let tail_at = HEADER + count * PROGRAM;
         let mut bytes = self.header(count);
-        for segment in segments {
-            let (kind, high) = (segment.kind, segment.high);
-            let kind = [1, 4, 1, 2, u32::from(kind)][usize::from(kind) % 5];
-            let offset = segment.offset.map_or(tail_at as u64, Number::value);
-            let base = if high { 0x10_0000 } else { 0 };
-            let physical = segment.physical.value().wrapping_add(base);
-            let sizes = (segment.in_file.value(), segment.in_memory.value());
-            program(&mut bytes, kind, offset, physical, sizes);
+        let size = self.tail.len() as u64;
+        match self.first.0 {
+            None => program(
+                &mut bytes,
+                1,
+                tail_at as u64,
+                PLACE.into(),
+                (size, size + 4096),
+            ),
+            Some(segment) => segment.put(&mut bytes, tail_at as u64),
+        }
+        for segment in others {
+            segment.put(&mut bytes, tail_at as u64);
         }
         let notes_at = tail_at + self.tail.len();
         let size = notes.len() as u64;
         program(&mut bytes, 4, notes_at as u64, 0, (size, size));
         bytes.extend(&self.tail);
         bytes.extend(notes);
-        patched(bytes, &self.patches, self.cut)
+        patched(bytes, &self.patches, &self.cut)
     }
 
     fn header(&self, count: usize) -> Vec<u8> {
@@ -126,7 +176,7 @@ impl Elf {
         bytes.extend(2_u16.to_le_bytes());
         bytes.extend(machine.to_le_bytes());
         bytes.extend(1_u32.to_le_bytes());
-        bytes.extend(self.entry.value().to_le_bytes());
+        bytes.extend(self.entry.value(PLACE.into()).to_le_bytes());
         bytes.extend((HEADER as u64).to_le_bytes());
         bytes.extend([0; 12]);
         bytes.extend(64_u16.to_le_bytes());
@@ -138,7 +188,9 @@ impl Elf {
 
     fn note_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for note in self.notes.iter().take(MOST) {
+        let one = [None];
+        let notes = self.notes.0.as_deref().unwrap_or(&one);
+        for note in notes.iter().take(MOST) {
             let right = (4, 4, PHYS32_ENTRY);
             let (name, description, kind) = note.map_or(right, |(name, description, kind)| {
                 (name.half(), description.half(), kind)
@@ -147,7 +199,7 @@ impl Elf {
                 bytes.extend(word.to_le_bytes());
             }
             bytes.extend(b"Xen\0");
-            bytes.extend(self.entry.half().to_le_bytes());
+            bytes.extend(self.entry.half(PLACE).to_le_bytes());
         }
         bytes
     }
@@ -165,18 +217,18 @@ fn program(bytes: &mut Vec<u8>, kind: u32, offset: u64, physical: u64, sizes: (u
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) struct BzImage {
     setup_sectors: u8,
-    version: u8,
-    syssize: Option<Number>,
-    code32_start: Number,
+    version: Seldom<u8>,
+    syssize: Seldom<Number>,
+    code32_start: Seldom<Number>,
     /// For the loader to fill in.
     ramdisk: Number,
-    initrd_addr_max: Number,
-    cmdline_size: Number,
-    pref_address: Number,
-    init_size: Number,
+    initrd_addr_max: Seldom<Number>,
+    cmdline_size: Seldom<Number>,
+    pref_address: Seldom<Number>,
+    init_size: Seldom<Number>,
     payload: Vec<u8>,
-    patches: Vec<Patch>,
-    cut: Option<u16>,
+    patches: Seldom<Vec<Patch>>,
+    cut: Seldom<u16>,
 }
 
 impl BzImage {
@@ -187,23 +239,20 @@ impl BzImage {
         let paragraphs = u32::try_from(self.payload.len() / 16).unwrap_or(u32::MAX);
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0x1f1, &[self.setup_sectors % 8]);
-        put(
-            0x1f4,
-            &self.syssize.map_or(paragraphs, Number::half).to_le_bytes(),
-        );
+        put(0x1f4, &self.syssize.half(paragraphs).to_le_bytes());
         put(0x1fe, &[0x55, 0xaa]);
         put(0x202, b"HdrS");
-        put(0x206, &[self.version.wrapping_add(0x0c), 2]);
+        put(0x206, &[self.version.0.unwrap_or(0x0f), 2]);
         put(0x211, &[1]);
-        put(0x214, &self.code32_start.half().to_le_bytes());
+        put(0x214, &self.code32_start.half(PLACE).to_le_bytes());
         put(0x218, &self.ramdisk.half().to_le_bytes());
         put(0x21c, &self.ramdisk.half().to_le_bytes());
-        put(0x22c, &self.initrd_addr_max.half().to_le_bytes());
+        put(0x22c, &self.initrd_addr_max.half(0x7fff_ffff).to_le_bytes());
         put(0x236, &[1, 0]);
-        put(0x238, &self.cmdline_size.half().to_le_bytes());
-        put(0x258, &self.pref_address.value().to_le_bytes());
-        put(0x260, &self.init_size.half().to_le_bytes());
+        put(0x238, &self.cmdline_size.half(2047).to_le_bytes());
+        put(0x258, &self.pref_address.value(PLACE.into()).to_le_bytes());
+        put(0x260, &self.init_size.half(0x1000).to_le_bytes());
         bytes.extend(&self.payload);
-        patched(bytes, &self.patches, self.cut)
+        patched(bytes, &self.patches, &self.cut)
     }
 }

@@ -13,6 +13,7 @@ mod registers;
 mod serial;
 
 use arbitrary::{Arbitrary, Unstructured};
+pub use boot::entered;
 
 /// What takes any bytes.
 pub type Target = fn(&[u8]);
