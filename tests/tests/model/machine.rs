@@ -49,8 +49,10 @@ impl Queue {
         self.lock().is_empty()
     }
 
-    pub(crate) fn clear(&self) {
-        self.lock().clear();
+    /// Drops what a machine and its threads have posted.
+    pub(crate) fn forget_machine(&self) {
+        self.lock()
+            .retain(|message| matches!(message, Message::GateEmpty(..) | Message::Notifier(..)));
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Message>> {

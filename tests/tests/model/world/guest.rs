@@ -18,11 +18,21 @@ pub(super) struct Work {
     pub(super) plug: u32,
 }
 
+/// What is left of an ejection: Linux looks whether the CPU is gone, and says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastWord {
+    cpu: u32,
+    pub(super) looked: bool,
+    /// Whether it is gone, or nobody asked for that and it may stay.
+    gone: bool,
+    source: u32,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Guest {
     pub(super) work: VecDeque<Work>,
-    /// What it has ejected, and whether it has looked since.
-    pub(super) last_word: Option<(u32, bool)>,
+    /// What it has ejected, and has still to say something of.
+    pub(super) last_word: Option<LastWord>,
     pub(super) starting: BTreeSet<u32>,
     /// The CPUs that it knows of, and those that it runs, but the first.
     pub(super) knows: BTreeSet<u32>,
@@ -66,10 +76,10 @@ impl World {
             possible.extend(unknown.map(Act::Find));
         }
         if ejects > 0 && !is_ejecting {
-            possible.extend(vcpus.clone().map(Act::EjectUnasked));
+            possible.extend((0..self.shape.vcpus).map(Act::EjectUnasked));
         }
         if lies > 0 && !is_ejecting {
-            for id in vcpus {
+            for id in 0..self.shape.vcpus {
                 possible.extend([(1, 0), (3, 0), (3, 0x80)].map(|(s, t)| Act::Lie(id, s, t)));
             }
         }
@@ -90,10 +100,10 @@ impl World {
                 }
             }
             Act::Look => {
-                if let Some((cpu, looked)) = &mut self.guest.last_word {
-                    *looked = true;
-                    let cpu = *cpu;
-                    if self.machine.sta(cpu) {
+                if let Some(last) = &mut self.guest.last_word {
+                    last.looked = true;
+                    let LastWord { cpu, gone, .. } = *last;
+                    if self.machine.sta(cpu) && gone {
                         self.is_wrong(format!(
                             "vCPU {cpu}'s eject seems to the guest to have failed"
                         ));
@@ -101,8 +111,8 @@ impl World {
                 }
             }
             Act::LastWord => {
-                if let Some((cpu, _)) = self.guest.last_word.take() {
-                    self.machine.ost(cpu, 3, 0);
+                if let Some(LastWord { cpu, source, .. }) = self.guest.last_word.take() {
+                    self.machine.ost(cpu, source, 0);
                 }
             }
             Act::Start(cpu) => {
@@ -117,6 +127,12 @@ impl World {
             Act::EjectUnasked(cpu) => {
                 self.budget.ejects -= 1;
                 let honoured = self.eject(*cpu);
+                self.guest.last_word = Some(LastWord {
+                    cpu: *cpu,
+                    looked: false,
+                    gone: honoured.is_some(),
+                    source: 0x103,
+                });
                 if self.shape.guest_eject == GuestEject::Ignore && honoured == Some(false) {
                     let wrong = format!("vCPU {cpu}: the guest's own ejection was honoured");
                     self.is_wrong(wrong);
@@ -184,7 +200,12 @@ impl World {
                 self.machine.ost(cpu, 3, 0x84);
                 let honoured = self.eject(cpu);
                 // Linux does so as well with what it has ejected already, when it was asked twice.
-                self.guest.last_word = Some((cpu, false));
+                self.guest.last_word = Some(LastWord {
+                    cpu,
+                    looked: false,
+                    gone: true,
+                    source: 3,
+                });
                 if has_it && honoured != Some(true) && self.shape.budget.lies == 0 {
                     let came = match honoured {
                         Some(_) => "and it counts as its own doing",
@@ -230,8 +251,8 @@ impl World {
         self.budget.reboots -= 1;
         self.generation += 1;
         if self.shape.variant != Variant::NoGenerations {
-            // What the machine before has posted is dropped by its generation.
-            self.queue.clear();
+            // What the machine before has posted is dropped by its generation; what a gate or a notifier has to say is not.
+            self.queue.forget_machine();
         }
         let present: Vec<(u32, u64)> = self.coordinator.wanted().into_iter().collect();
         let wrong = std::mem::take(&mut self.machine.wrong);

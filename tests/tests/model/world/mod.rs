@@ -145,8 +145,8 @@ impl World {
         due.extend(busy.map(|(id, _)| Act::Thread(id)));
         if self.guest_runs() {
             match self.guest.last_word {
-                Some((_, true)) => due.push(Act::LastWord),
-                Some((_, false)) => due.push(Act::Look),
+                Some(last) if last.looked => due.push(Act::LastWord),
+                Some(_) => due.push(Act::Look),
                 None if !self.guest.work.is_empty() => due.push(Act::Obey),
                 None => {}
             }
@@ -211,13 +211,15 @@ impl World {
             ..
         } = self.budget;
         let free = self.held.is_none() && self.guest_runs();
-        let vcpus = 1..self.shape.vcpus;
         if requests > 0 && free {
-            for id in vcpus {
+            for id in 1..self.shape.vcpus {
                 for target in [Target::Online, Target::Offline] {
                     possible.push(Act::Ask(Want::One(id, target)));
                 }
             }
+            // Never the boot CPU.
+            possible.push(Act::Ask(Want::One(0, Target::Offline)));
+            possible.push(Act::Ask(Want::Count(0)));
             if self.shape.vcpus > 2 {
                 possible.push(Act::Ask(Want::Count(1)));
                 possible.push(Act::Ask(Want::Count(self.shape.vcpus)));
@@ -255,7 +257,8 @@ impl World {
     pub(crate) fn act(&mut self, act: &Act) {
         match act {
             Act::Ask(want) => {
-                self.budget.requests -= 1;
+                let allowed = !matches!(want, Want::One(0, Target::Offline) | Want::Count(0));
+                self.budget.requests -= u8::from(allowed);
                 let timeout = match self.shape.budget.deadlines {
                     0 => FOREVER,
                     _ => Duration::ZERO,
@@ -264,8 +267,11 @@ impl World {
                     want: want.clone(),
                     timeout: Some(timeout),
                 };
-                if let Err(refused) = self.coordinator.change(&request, &mut self.machine) {
-                    self.is_wrong(format!("a request was not accepted: {refused}"));
+                let answer = self.coordinator.change(&request, &mut self.machine);
+                if answer.is_ok() != allowed {
+                    self.is_wrong(format!(
+                        "{want:?} is allowed, {allowed}, and was answered {answer:?}"
+                    ));
                 }
             }
             Act::Cancel(operation) => {
@@ -310,6 +316,12 @@ impl World {
                 }
             }
             _ => self.guest(act),
+        }
+        if let Some(cpu) = self.held {
+            // Whoever joins it goes on when it has left the guest.
+            let thread = &self.machine.threads[cpu as usize];
+            let has_left = thread.running.is_none() && thread.todo.is_empty();
+            self.held = self.held.filter(|_| !has_left);
         }
         self.look();
     }
@@ -472,6 +484,15 @@ impl World {
             }
         }
         let plugged = self.machine.present.iter().filter(|present| **present);
-        (plugged.count() != self.view.plugged as usize).then(|| "the counts differ".to_owned())
+        let plugged = plugged.count() == self.view.plugged as usize;
+        let runs = self.guest.runs.len() + 1 == self.view.online as usize;
+        let sees = (0u32..).zip(&self.machine.present);
+        let sees = sees
+            .into_iter()
+            .all(|(id, present)| self.machine.sta(id) == *present);
+        let agree = plugged && (runs && sees || !self.shape.budget.is_honest());
+        (!agree).then(|| {
+            format!("the counts differ: plugged {plugged}, online {runs}, seen by the guest {sees}")
+        })
     }
 }

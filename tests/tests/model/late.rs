@@ -1,0 +1,104 @@
+//! Time that runs out, and a guest that answers later, twice, or never.
+
+use hotvisor_devices::cpu_hotplug::GuestEject;
+
+use crate::shape::{ALWAYS, Budget, Shape};
+use crate::{PLAIN, holds};
+
+/// Also of two requests that the guest has both, and says no to the first of.
+#[test]
+fn operations_that_run_out_of_time() {
+    holds(Shape {
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// Who runs out of time asks again, and the guest has the request twice: the second one is for a CPU that is not there, or is
+/// taken back when the latest wish is another one.
+#[test]
+fn an_ejection_that_is_asked_for_twice() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 3,
+            deadlines: 1,
+            refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// A request that is taken back in time or too late, also where the guest has another one.
+#[test]
+fn requests_that_are_taken_back_and_run_out_of_time() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 2,
+            cancels: 2,
+            deadlines: ALWAYS,
+            refusals: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// The guest has not answered an earlier request when a notifier is asked anew, which refuses, or is in vain.
+#[test]
+fn a_notifier_that_refuses_when_the_guest_is_late() {
+    holds(Shape {
+        users: &[],
+        notifier: true,
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            cancels: 1,
+            refusals: 1,
+            vetoes: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
+
+/// Its own ejections have no effect; those that it was asked for have, however late.
+#[test]
+fn a_guest_that_may_not_eject_by_itself() {
+    for ejects in [0, 1] {
+        holds(Shape {
+            users: &[],
+            guest_eject: GuestEject::Ignore,
+            budget: Budget {
+                requests: 2,
+                deadlines: ALWAYS,
+                refusals: 1,
+                ejects,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}
+
+/// Of two requests that it has, it may say no to both.
+#[test]
+fn a_guest_that_refuses_twice() {
+    holds(Shape {
+        users: &[],
+        budget: Budget {
+            requests: 2,
+            deadlines: ALWAYS,
+            refusals: 2,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}
