@@ -38,6 +38,9 @@ const CONTESTANTS: &[(&str, Make)] = &[
     ("`crossbeam_epoch::pin`", epoch),
 ];
 
+/// How many of them, behind the gate's, are locks.
+const LOCKS: usize = 2;
+
 thread_local! {
     static COUNTER: Cell<u64> = const { Cell::new(0) };
 }
@@ -228,6 +231,7 @@ fn main() {
         println!("| {name} | {alone:.2} ns | {together:.2} ns | {counted} |");
     }
     println!("\n| closing a gate with nobody inside | median | p99 |\n|---|---:|---:|");
+    let mut slowest: f64 = 0.0;
     for (what, busy) in [
         ("all other CPUs idle", 0),
         ("a busy thread on each other one", cpus - 1),
@@ -235,5 +239,50 @@ fn main() {
         let times = closings(busy);
         let at = |share: usize| times[(times.len() - 1) * share / 100];
         println!("| {what} | {:.1} µs | {:.1} µs |", at(50), at(99));
+        slowest = slowest.max(at(99));
     }
+    goals(&times, slowest);
+}
+
+/// What is wanted of the gate, and what came of it: of times alone and together, and of closing it.
+fn goals(times: &[(f64, f64)], closing: f64) {
+    let [counter, gate, _, locks @ ..] = times else {
+        return;
+    };
+    let locks = locks[..LOCKS].iter();
+    let lock = locks.map(|(alone, _)| *alone).fold(f64::INFINITY, f64::min);
+    let kept = |(alone, together): &(f64, f64)| alone / together;
+    println!("\n| goal | figure | met |\n|---|---:|---|");
+    let goal = |what: &str, figure: String, met: bool| {
+        println!("| {what} | {figure} | {} |", if met { "yes" } else { "no" });
+    };
+    let alone = gate.0;
+    goal(
+        "in and out: at most 3 ns",
+        format!("{alone:.2} ns"),
+        alone <= 3.0,
+    );
+    let ratio = alone / counter.0;
+    goal(
+        "at most 1.2 of a thread-local counter",
+        format!("{ratio:.2}"),
+        ratio <= 1.2,
+    );
+    let faster = lock / alone;
+    goal(
+        "at least 4 times as fast as the faster lock",
+        format!("{faster:.1}"),
+        faster >= 4.0,
+    );
+    let (ours, theirs) = (kept(gate), kept(counter));
+    goal(
+        "with all CPUs at the same gate each thread has at least 0.9 of what it has alone, or what a thread-local counter has",
+        format!("{ours:.2}; the counter {theirs:.2}"),
+        ours >= theirs.min(0.9),
+    );
+    goal(
+        "closed with nobody inside in less than 50 µs (p99)",
+        format!("{closing:.1} µs"),
+        closing < 50.0,
+    );
 }

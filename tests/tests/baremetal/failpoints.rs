@@ -1,7 +1,7 @@
 //! Every call that hotplug needs made to fail, in a build of the VMM that lets tests do so: what was begun is undone, the
 //! error names the step, and the machine goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,6 +27,10 @@ pub(crate) fn tests() -> Vec<Test> {
         test("failpoints::one_of_several", one_of_several),
         test("failpoints::a_kick_that_gets_lost", lost_kick),
         test("failpoints::no_kick_gets_through", no_kick),
+        test(
+            "failpoints::a_kick_where_a_plug_is_undone",
+            kick_of_an_undone_plug,
+        ),
         test(
             "failpoints::a_kick_that_gets_lost_at_the_end",
             lost_kick_at_the_end,
@@ -249,6 +253,31 @@ fn no_kick(context: &Context) -> Result<()> {
     guest.power_off()
 }
 
+/// The same on the way back from a plug: it is taken back before the guest has noticed it.
+fn kick_of_an_undone_plug(context: &Context) -> Result<()> {
+    let guest = machine(context, 1, 2)?.boot()?;
+    for lasts in [false, true] {
+        let operation = guest.request(1, "online")?;
+        guest.expect_phase(1, "announced")?;
+        let times = if lasts { "return" } else { "3*return->off" };
+        guest.vm().fail("kick", times)?;
+        let path = format!("/api/v1/operations/{}", operation["id"]);
+        let answer = guest.vm().api().delete(&path)?;
+        guest.ensure(answer.status < 300, || format!("{answer:?}"))?;
+        guest.expect_state(&operation, "cancelled")?;
+        if lasts {
+            guest.expect_phase(1, "stopping")?;
+            guest.vm().fail("kick", "off")?;
+        }
+        guest.expect_phase(1, "dormant")?;
+        expect_nothing_changed(&guest)?;
+    }
+    let failed = guest.vm().failpoints()?["kick"]["failed"].as_u64();
+    guest.ensure(failed > Some(3), || format!("kicks lost: {failed:?}"))?;
+    plug(&guest, 1, 1)?;
+    guest.power_off()
+}
+
 /// So also when all are to end, whatever comes then.
 fn lost_kick_at_the_end(context: &Context) -> Result<()> {
     let guest = machine(context, 2, 2)?.boot()?;
@@ -387,19 +416,24 @@ fn no_interrupt(context: &Context) -> Result<()> {
 /// the beginning.
 fn stress(context: &Context) -> Result<()> {
     let guest = served::boot(machine(context, 2, 6)?, 2)?;
-    let failing = [
-        ("spawn-thread", Errno::EAGAIN, 1),
-        ("create-vcpu", Errno::ENOMEM, 1),
-        ("get-mp-state", Errno::EINTR, 3),
-        ("set-vcpu-events", Errno::EINVAL, 5),
-        ("set-msrs", Errno::EIO, 7),
-        ("set-mp-state", Errno::EINVAL, 9),
-        ("kick", Errno::EAGAIN, 11),
-        ("see-start", Errno::EINTR, 4),
+    let starts = NEW
+        .into_iter()
+        .chain(USED)
+        .map(|(point, errno, _)| (point, errno));
+    let others = [
+        ("kick", Errno::EAGAIN),
+        ("see-start", Errno::EINTR),
+        ("interrupt", Errno::EIO),
     ];
+    // Some are in both tables. What a vCPU needs once comes seldom; the others are some calls apart, each as many as no other.
+    let failing: BTreeMap<&str, Errno> = starts.chain(others).collect();
+    let seldom = |point: &str| {
+        NEW.iter().any(|new| new.0 == point) && USED.iter().all(|used| used.0 != point)
+    };
     const TIMES: usize = 4;
-    for (point, errno, apart) in failing {
-        let once = format!("{apart}*off->1*return({})", errno as i32);
+    for (apart, (point, errno)) in (1..).zip(&failing) {
+        let apart = if seldom(point) { 1 } else { apart };
+        let once = format!("{apart}*off->1*return({})", *errno as i32);
         guest.vm().fail(point, &[once.as_str(); TIMES].join("->"))?;
     }
     let came = guest.vm().cli(&[
@@ -414,7 +448,7 @@ fn stress(context: &Context) -> Result<()> {
     let counts = guest.vm().failpoints()?;
     let failed = |point: &str| counts[point]["failed"].as_u64();
     guest.ensure(
-        failing.iter().all(|(point, ..)| failed(point) > Some(0))
+        failing.keys().all(|point| failed(point) > Some(0))
             && summary["outcomes"]["failed"].as_u64() > Some(0)
             && summary["contradiction"].is_null(),
         || format!("{summary:#}\n{counts:#}"),

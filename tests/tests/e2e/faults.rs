@@ -55,7 +55,7 @@ fn too_little_memory(context: &Context, kernel: Kernel) -> Result<()> {
     );
     killed.api().vcpu_target(1, Target::Online, WAIT)?;
     killed.agree(&[0, 1])?;
-    killed.sh_last("head -c 400M /dev/zero >/run/all")?;
+    killed.sh_last("head -c 419430400 /dev/zero >/run/all")?;
     let status = killed.wait_exit(WAIT)?;
     let by = status.signal();
     ensure!(by == Some(Signal::SIGKILL as i32), "it ended with {status}");

@@ -3,6 +3,7 @@
 use super::{Since, Visitor};
 use crate::sync::{AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard};
 use crate::tally::GateTally;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64 as Counter, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -74,9 +75,22 @@ pub(super) struct Inner {
     pub(super) left_open: Option<Instant>,
 }
 
+/// A [`State`], which every user reads on its way in, in cache lines of its own: the lock beside it is taken by whoever comes
+/// once.
+#[repr(align(128))]
+pub(super) struct Sign(AtomicU8);
+
+impl Deref for Sign {
+    type Target = AtomicU8;
+
+    fn deref(&self) -> &AtomicU8 {
+        &self.0
+    }
+}
+
 pub(super) struct Shared {
-    /// A [`State`]. Written under the lock.
-    pub(super) state: AtomicU8,
+    /// Written under the lock.
+    pub(super) state: Sign,
     pub(super) inner: Mutex<Inner>,
     pub(super) moved: Condvar,
     /// Called, without the lock, when the last user has left a closed gate.
@@ -87,7 +101,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(on_empty: Box<dyn Fn(u64) + Send + Sync>, tally: Arc<GateTally>) -> Self {
         Self {
-            state: AtomicU8::new(State::Offline as u8),
+            state: Sign(AtomicU8::new(State::Offline as u8)),
             inner: Mutex::new(Inner::default()),
             moved: Condvar::new(),
             on_empty,
