@@ -72,14 +72,14 @@ fn a_notifier_that_refuses_when_the_guest_is_late() {
 /// Its own ejections have no effect; those that it was asked for have, however late.
 #[test]
 fn a_guest_that_may_not_eject_by_itself() {
-    for ejects in [0, 1] {
+    for (refusals, ejects) in [(1, 0), (0, 1)] {
         holds(Shape {
             users: &[],
             guest_eject: GuestEject::Ignore,
             budget: Budget {
                 requests: 2,
                 deadlines: ALWAYS,
-                refusals: 1,
+                refusals,
                 ejects,
                 ..PLAIN.budget
             },

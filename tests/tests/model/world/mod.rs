@@ -317,13 +317,17 @@ impl World {
             }
             _ => self.guest(act),
         }
-        if let Some(cpu) = self.held {
-            // Whoever joins it goes on when it has left the guest.
-            let thread = &self.machine.threads[cpu as usize];
-            let has_left = thread.running.is_none() && thread.todo.is_empty();
-            self.held = self.held.filter(|_| !has_left);
-        }
+        self.let_go_of_the_lock();
         self.look();
+    }
+
+    /// Whoever joins a thread goes on when that has left the guest.
+    fn let_go_of_the_lock(&mut self) {
+        let left = |cpu: &u32| {
+            let thread = &self.machine.threads[*cpu as usize];
+            thread.running.is_none() && thread.todo.is_empty()
+        };
+        self.held = self.held.filter(|cpu| !left(cpu));
     }
 
     fn control(&mut self) {
@@ -486,10 +490,8 @@ impl World {
         let plugged = self.machine.present.iter().filter(|present| **present);
         let plugged = plugged.count() == self.view.plugged as usize;
         let runs = self.guest.runs.len() + 1 == self.view.online as usize;
-        let sees = (0u32..).zip(&self.machine.present);
-        let sees = sees
-            .into_iter()
-            .all(|(id, present)| self.machine.sta(id) == *present);
+        let sees = (0..).zip(&self.machine.present);
+        let sees = { sees }.all(|(id, present)| self.machine.sta(id) == *present);
         let agree = plugged && (runs && sees || !self.shape.budget.is_honest());
         (!agree).then(|| {
             format!("the counts differ: plugged {plugged}, online {runs}, seen by the guest {sees}")
