@@ -47,8 +47,6 @@ struct Cpu {
     open_ejections: u32,
     /// It has begun with an ejection, and not said since what came of it.
     ejects: bool,
-    /// The host asked for the eject, and has not taken that back.
-    authorised: bool,
     /// The guest has acknowledged this insertion, so what it does from now on is meant for this CPU.
     known: bool,
     /// The guest has read that the slot is enabled, since this insertion.
@@ -71,6 +69,11 @@ pub(super) struct Eject {
 }
 
 impl Cpu {
+    /// The host asked for the eject, and has not taken that back: the guest has yet to read it, or has read it and not answered.
+    fn is_asked_for(&self) -> bool {
+        self.remove.pending || self.open_ejections > 0
+    }
+
     /// The guest is to see that it is asked for the eject.
     fn asks_for_eject(&self) -> bool {
         self.known && self.remove.pending
@@ -198,8 +201,8 @@ impl Slot {
     }
 
     /// The guest says what comes of an ejection, and the CPU is still there. If that answers a request, and no other is with it
-    /// any more, the number of the last; with that goes the right to eject. What it says before it has acknowledged this CPU, it says of the
-    /// one before.
+    /// any more, the number of the last; with that goes the right to eject. What it says before it has acknowledged this CPU, it
+    /// says of the one before.
     fn answer_ejection(&mut self, source: u32, status: u32) -> Option<u32> {
         let cpu = self.visible().filter(|cpu| cpu.known)?;
         if source == EJECT_REQUEST && status == EJECT_IN_PROGRESS {
@@ -215,7 +218,6 @@ impl Slot {
         }
         cpu.open_ejections -= 1;
         let last = !cpu.remove.pending && cpu.open_ejections == 0;
-        cpu.authorised &= !last;
         last.then_some(cpu.asks)
     }
 
@@ -225,11 +227,11 @@ impl Slot {
             None => Err(Ignored::Empty),
             // Before the authorisation: that one may be for this CPU, and the eject for the one before it.
             Some(cpu) if !cpu.known => Err(Ignored::NotYetKnown),
-            Some(cpu) if !cpu.authorised && policy == GuestEject::Ignore => {
+            Some(cpu) if !cpu.is_asked_for() && policy == GuestEject::Ignore => {
                 return Err(Ignored::NotAsked);
             }
             Some(cpu) => Ok(Eject {
-                requested: cpu.authorised,
+                requested: cpu.is_asked_for(),
             }),
         };
         if ejected.is_ok() {
@@ -278,7 +280,6 @@ impl Slot {
                 read: false,
             };
         }
-        cpu.authorised = true;
         cpu.asks
     }
 
@@ -290,11 +291,11 @@ impl Slot {
             return Withdrawn::Nothing;
         };
         cpu.remove = Event::default();
-        if cpu.open_ejections > 0 {
-            return Withdrawn::Last;
+        if cpu.is_asked_for() {
+            Withdrawn::Last
+        } else {
+            Withdrawn::All
         }
-        cpu.authorised = false;
-        Withdrawn::All
     }
 
     /// Takes out a CPU that the guest has said no to. Not where it was told of it again since then: it may say yes to

@@ -40,17 +40,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn all_or_nothing(all: bool) -> Withdrawn {
+    if all {
+        Withdrawn::All
+    } else {
+        Withdrawn::Nothing
+    }
+}
+
 impl Bed {
     /// Does it; whatever the host takes back or out has come to this.
     fn take(&self, step: &Step) -> Option<Withdrawn> {
         let host = &self.controller;
-        let done = |done| {
-            Some(if done {
-                Withdrawn::All
-            } else {
-                Withdrawn::Nothing
-            })
-        };
+        let done = |done| Some(all_or_nothing(done));
         match *step {
             Step::Read(offset, width) => drop(self.read(offset, width)),
             Step::Write(offset, ref data) => self.write(offset, data),
@@ -136,10 +138,7 @@ impl Facts {
     fn discard(&self, cpu: usize, flags: u8, answer: Option<Withdrawn>) -> Withdrawn {
         let asked = flags & INSERT != 0 || self.open_insertions > 0;
         let scanned = self.known && flags & REMOVE != 0 && answer == Some(Withdrawn::Nothing);
-        match cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned {
-            true => Withdrawn::All,
-            false => Withdrawn::Nothing,
-        }
+        all_or_nothing(cpu != 0 && flags & ENABLED != 0 && !asked && !self.taken && !scanned)
     }
 
     /// The guest's `_OST` about this CPU. Whether it keeps it, and has no right to eject it any more.

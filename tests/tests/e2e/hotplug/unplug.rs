@@ -1,5 +1,6 @@
 //! vCPUs are given back.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,21 +34,19 @@ fn thread(vm: &Vm, id: u32) -> Result<Thread> {
 /// What the guest has evaluated `_OST` with, whichever kernel it is: source, status, how often, and nothing else. Its last word
 /// on an ejection may come later than the end of the operation.
 fn has_said(vm: &Vm, words: &[(&str, &str, u32)]) -> Result<()> {
+    let expected: BTreeMap<String, f64> = words
+        .iter()
+        .map(|(source, status, count)| {
+            let labels = format!("source=\"{source}\",status=\"{status}\"");
+            (labels, f64::from(*count))
+        })
+        .collect();
     vm.wait_until("the guest's last words", || {
         let metrics = vm.api().metrics()?;
         let all = metrics.all("hotvisor_guest_ost_total");
-        let mut said: Vec<(&str, f64)> = all.filter(|(_, count)| *count > 0.0).collect();
-        said.sort_by_key(|(labels, _)| *labels);
-        let expected = words.iter().map(|(source, status, count)| {
-            let labels = format!("source=\"{source}\",status=\"{status}\"");
-            (labels, f64::from(*count))
-        });
-        let mut expected: Vec<(String, f64)> = expected.collect();
-        expected.sort_by(|a, b| a.0.cmp(&b.0));
-        let expected = expected
-            .iter()
-            .map(|(labels, count)| (labels.as_str(), *count));
-        Ok(said.into_iter().eq(expected))
+        let said = all.filter(|(_, count)| *count > 0.0);
+        let said: BTreeMap<String, f64> = said.map(|(of, n)| (of.to_owned(), n)).collect();
+        Ok(said == expected)
     })
 }
 
