@@ -259,7 +259,7 @@ impl Control {
             match self.messages.recv_timeout(left) {
                 Ok(message) => self.coordinator.message(message, &mut self.backend),
                 Err(_) if Instant::now() >= end => return false,
-                Err(_) => self.coordinator.tick(&mut self.backend),
+                Err(_) => self.coordinator.tick(Instant::now(), &mut self.backend),
             }
         }
     }

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hotvisor_devices::cpu_hotplug::{
     CpuHotplug, GuestEject, HotplugSink, Notice, Request, What, Withdrawn, regs,
 };
-use hotvisor_vmm::error::Result;
+use hotvisor_vmm::error::{Error, Result};
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
 use hotvisor_vmm::hotplug::view::ThreadView;
 use vm_device::DeviceMmio;
 use vm_device::bus::MmioAddress;
+
+use crate::shape::Act;
 
 /// The control thread's queue.
 #[derive(Clone, Default)]
@@ -32,6 +34,11 @@ impl Queue {
 
     pub(crate) fn pop(&self) -> Option<Message> {
         self.lock().pop_front()
+    }
+
+    /// What is said of the next one.
+    pub(crate) fn peek<T>(&self, say: fn(&Message) -> T) -> Option<T> {
+        self.lock().front().map(say)
     }
 
     /// Where an eject that was honoured is the last that was said: whether it counts as asked for.
@@ -92,6 +99,8 @@ pub(crate) struct Thread {
     pub(crate) running: Option<u64>,
     last: u64,
     pub(crate) todo: VecDeque<Message>,
+    /// It was to run, and does not, or there is none: asked to leave the guest, it has left already.
+    is_idle: bool,
 }
 
 /// See the module.
@@ -106,6 +115,8 @@ pub(crate) struct Machine {
     pub(crate) interrupt: bool,
     /// The threads that were told to leave the guest, since somebody asked.
     pub(crate) parked: Vec<u32>,
+    /// There is no room for the next thread.
+    is_full: bool,
     /// What must never be.
     pub(crate) wrong: Vec<String>,
 }
@@ -134,8 +145,34 @@ impl Machine {
             plugs: vec![0; there.len()],
             present: there,
             interrupt: false,
+            is_full: false,
             parked: Vec::new(),
             wrong: Vec::new(),
+        }
+    }
+
+    /// What the host might not do.
+    pub(crate) fn possible_failures(&self) -> impl Iterator<Item = Act> {
+        let about_to_run =
+            |thread: &Thread| matches!(thread.todo.front(), Some(Message::Ready(..)));
+        let threads = (0u32..).zip(&self.threads);
+        let about = threads.filter(move |(_, thread)| about_to_run(thread));
+        let cannot = about.map(|(id, _)| Act::CannotRun(id));
+        cannot.chain((!self.is_full).then_some(Act::Fill))
+    }
+
+    /// It does not do it.
+    pub(crate) fn fail(&mut self, act: &Act) {
+        match act {
+            Act::CannotRun(id) => {
+                let thread = &mut self.threads[*id as usize];
+                thread.running = None;
+                thread.is_idle = true;
+                if let Some(ready) = thread.todo.front_mut() {
+                    *ready = Message::NotReady(*id, thread.last, "it cannot run".to_owned());
+                }
+            }
+            _ => self.is_full = true,
         }
     }
 
@@ -208,7 +245,12 @@ impl Machinery for Machine {
         if thread.running.is_some() {
             self.wrong.push(format!("vCPU {vcpu} was started twice"));
         }
-        (thread.last, thread.running) = (run, Some(run));
+        thread.last = run;
+        if std::mem::take(&mut self.is_full) {
+            thread.is_idle = true;
+            return Err(Error::host("thread", "no room", "make room"));
+        }
+        (thread.running, thread.is_idle) = (Some(run), false);
         thread.todo.push_back(Message::Ready(vcpu, run));
         Ok(())
     }
@@ -223,7 +265,7 @@ impl Machinery for Machine {
         }
         let thread = &mut self.threads[vcpu as usize];
         // Asked again, it is kicked again, and parks once.
-        if thread.running.take().is_some() {
+        if thread.running.take().is_some() || thread.is_idle {
             let last = thread.last;
             thread.todo.push_back(Message::Parked(vcpu, last));
         }

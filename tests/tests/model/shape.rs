@@ -18,6 +18,10 @@ pub(crate) enum Variant {
     AckRevokes,
     /// A late word is taken for one about the present insertion.
     NoGenerations,
+    /// The guest is reminded of what it was asked for until it has answered, and at once.
+    RemindsUntilAnswered,
+    /// A client asks again, and at once, for what the guest refuses; and the guest refuses whatever it is asked.
+    Insists,
 }
 
 /// Without a limit.
@@ -46,6 +50,10 @@ pub(crate) struct Budget {
     pub(crate) deaths: u8,
     /// The notifier says no.
     pub(crate) vetoes: u8,
+    /// The host has no room for a thread, or the thread cannot run its vCPU.
+    pub(crate) failures: u8,
+    /// Time goes on until whatever waits for it is done again: the guest told, a thread kicked.
+    pub(crate) reminders: u8,
 }
 
 impl Budget {
@@ -76,12 +84,18 @@ pub(crate) enum Act {
     Cancel(OperationId),
     Pause,
     Resume,
+    /// As much time goes by as it takes until something is done again.
+    Remind,
     /// The time of the operations that are open is over.
     Deadline,
     /// The control thread takes a message.
     Control,
     /// A vCPU's thread gets on.
     Thread(u32),
+    /// The host has no room for the next thread that is to run a vCPU.
+    Fill,
+    /// A vCPU's thread cannot run it.
+    CannotRun(u32),
     /// The guest looks for events; obeys the oldest; and so on.
     Scan,
     Obey,
@@ -105,4 +119,16 @@ pub(crate) enum Act {
     GiveUp(usize),
     Answer,
     Veto,
+    /// Somebody asks again for what was refused.
+    Insist,
+}
+
+impl Act {
+    /// Whether the guest does it without having been asked for anything.
+    pub(crate) fn is_of_the_guest_alone(&self) -> bool {
+        matches!(
+            self,
+            Self::Reboot | Self::Die | Self::EjectUnasked(_) | Self::Lie(..) | Self::Find(_)
+        )
+    }
 }

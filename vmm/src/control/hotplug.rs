@@ -131,10 +131,11 @@ impl Hotplug {
 
     /// Does what time asks for.
     pub(super) fn tick(&mut self, machine: Option<&mut Machine>) {
+        let now = Instant::now();
         if let Some(machine) = machine
-            && self.next_tick().is_some_and(|at| at <= Instant::now())
+            && self.next_tick().is_some_and(|at| at <= now)
         {
-            self.coordinator.tick(machine);
+            self.coordinator.tick(now, machine);
         }
     }
 

@@ -87,6 +87,8 @@ impl World {
     }
 
     pub(super) fn guest(&mut self, act: &Act) {
+        // What comes of that is no undoing.
+        self.before.take_if(|_| act.is_of_the_guest_alone());
         match act {
             Act::Scan => self.scan(),
             Act::Overtake => {
@@ -166,6 +168,8 @@ impl World {
             plug: plugs[cpu as usize],
         });
         self.guest.work.extend(found);
+        let owes = !self.guest.work.is_empty() || !self.guest.ignored.is_empty();
+        self.machine.interrupt = owes && self.shape.variant == Variant::RemindsUntilAnswered;
     }
 
     /// The oldest of what the guest was asked.
@@ -174,7 +178,7 @@ impl World {
             return;
         };
         let Work { cpu, asks, .. } = work;
-        if *act != Act::Obey {
+        if *act != Act::Obey && self.shape.variant != Variant::Insists {
             self.budget.refusals -= 1;
         }
         match (asks, act) {

@@ -1,13 +1,13 @@
 //! Everybody together: the real coordinator, its real gates and the real controller, and around them a guest, users, a
 //! notifier and clients that do, one at a time, whatever they may.
 
+mod checks;
 mod guest;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotvisor_devices::cpu_hotplug::Request as Asks;
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
 use hotvisor_vmm::hotplug::gate::{Entrance, Gate};
@@ -17,10 +17,14 @@ use hotvisor_vmm::hotplug::view::{Code, OperationId, Target, View};
 use crate::machine::{Machine, Queue};
 use crate::people::{Do, Lock, User, Waits};
 use crate::shape::{ALWAYS, Act, Budget, Shape, Variant};
-use guest::{Guest, Work};
+use crate::trace;
+use checks::Before;
+use guest::Guest;
 
-/// Longer than any model takes.
-const FOREVER: Duration = Duration::from_secs(3600);
+/// Longer than any model takes, all of its reminders included.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
+/// How much time goes by until something is done again; more than the longest pause before that.
+const AGAIN: Duration = Duration::from_secs(1000);
 
 pub(crate) struct World {
     shape: Shape,
@@ -35,6 +39,12 @@ pub(crate) struct World {
     generation: u64,
     is_paused: bool,
     view: View,
+    /// How often time has gone on.
+    reminded: u32,
+    /// What is asked for again if it is refused.
+    insists: Option<(Want, OperationId)>,
+    /// What there was when the last request came, if nothing was under way then.
+    before: Option<Before>,
     /// A register write that has not returned, with the lock held that everything needs.
     held: Option<u32>,
     pub(crate) wrong: Option<String>,
@@ -62,7 +72,7 @@ impl fmt::Debug for World {
             self.users,
             self.waits,
             self.budget,
-            (self.held, self.is_paused),
+            (self.held, self.is_paused, &self.insists, &self.before),
             self.wrong
         )
     }
@@ -103,6 +113,9 @@ impl World {
             budget: shape.budget,
             generation: 1,
             is_paused: false,
+            reminded: 0,
+            insists: None,
+            before: None,
             view: View::default(),
             held: None,
             wrong: None,
@@ -134,6 +147,22 @@ impl World {
             .map(|operation| operation.id)
     }
 
+    /// What the control thread takes next, in words.
+    pub(crate) fn next_message(&self) -> Option<String> {
+        self.queue.peek(trace::said)
+    }
+
+    /// The phase of each vCPU.
+    pub(crate) fn phases(&self) -> Vec<&'static str> {
+        self.view.vcpus.iter().map(|vcpu| vcpu.phase).collect()
+    }
+
+    fn is_refused(&self, operation: OperationId) -> bool {
+        let operation = self.view.operations.get(&operation);
+        let ended = operation.and_then(|operation| operation.ended);
+        ended.is_some_and(|ended| ended.code == Code::Refused)
+    }
+
     /// What must happen sooner or later: it is never left for ever.
     pub(crate) fn due(&self) -> Vec<Act> {
         let mut due = Vec::new();
@@ -147,7 +176,10 @@ impl World {
             match self.guest.last_word {
                 Some(last) if last.looked => due.push(Act::LastWord),
                 Some(_) => due.push(Act::Look),
-                None if !self.guest.work.is_empty() => due.push(Act::Obey),
+                None if !self.guest.work.is_empty() => due.push(match self.shape.variant {
+                    Variant::Insists => Act::Refuse,
+                    _ => Act::Obey,
+                }),
                 None => {}
             }
             if self.machine.interrupt {
@@ -167,6 +199,13 @@ impl World {
         }
         if self.waits.lock().pending.is_some() && self.nobody_is_waited_for() {
             due.push(Act::Answer);
+        }
+        if self
+            .insists
+            .as_ref()
+            .is_some_and(|(_, id)| self.is_refused(*id))
+        {
+            due.push(Act::Insist);
         }
         if self.is_paused {
             due.push(Act::Resume);
@@ -208,6 +247,8 @@ impl World {
             reboots,
             deaths,
             vetoes,
+            failures,
+            reminders,
             ..
         } = self.budget;
         let free = self.held.is_none() && self.guest_runs();
@@ -247,10 +288,50 @@ impl World {
                 .filter(|(_, user)| self.can_go(user))
                 .map(|(number, _)| Act::User(number)),
         );
+        if failures > 0 && free {
+            possible.extend(self.machine.possible_failures());
+        }
+        if reminders > 0 && self.held.is_none() {
+            let next = self.coordinator.next_tick();
+            let again = self.now() + AGAIN;
+            possible.extend(next.filter(|next| *next <= again).map(|_| Act::Remind));
+        }
         if vetoes > 0 && self.waits.lock().pending.is_some() {
             possible.push(Act::Veto);
         }
         possible
+    }
+
+    /// The time, as far as it has gone on.
+    fn now(&self) -> Instant {
+        Instant::now() + AGAIN * self.reminded
+    }
+
+    fn ask(&mut self, want: &Want) {
+        let allowed = !matches!(want, Want::One(0, Target::Offline) | Want::Count(0));
+        let timeout = match (self.shape.budget.deadlines, self.shape.budget.reminders) {
+            (0, _) => FOREVER,
+            (_, 0) => Duration::ZERO,
+            _ => FOREVER / 2,
+        };
+        let request = Request {
+            want: want.clone(),
+            timeout: Some(timeout),
+        };
+        let rests = self.due().is_empty();
+        let seen = rests.then(|| self.seen());
+        let answer = self.coordinator.change(&request, &mut self.machine);
+        if answer.is_ok() != allowed {
+            self.is_wrong(format!(
+                "{want:?} is allowed, {allowed}, and was answered {answer:?}"
+            ));
+        }
+        if let Ok(operation) = answer {
+            self.before = seen.map(|vcpus| Before { operation, vcpus });
+            if self.shape.variant == Variant::Insists {
+                self.insists = Some((want.clone(), operation));
+            }
+        }
     }
 
     /// Does what was found due or possible.
@@ -259,19 +340,11 @@ impl World {
             Act::Ask(want) => {
                 let allowed = !matches!(want, Want::One(0, Target::Offline) | Want::Count(0));
                 self.budget.requests -= u8::from(allowed);
-                let timeout = match self.shape.budget.deadlines {
-                    0 => FOREVER,
-                    _ => Duration::ZERO,
-                };
-                let request = Request {
-                    want: want.clone(),
-                    timeout: Some(timeout),
-                };
-                let answer = self.coordinator.change(&request, &mut self.machine);
-                if answer.is_ok() != allowed {
-                    self.is_wrong(format!(
-                        "{want:?} is allowed, {allowed}, and was answered {answer:?}"
-                    ));
+                self.ask(want);
+            }
+            Act::Insist => {
+                if let Some((want, _)) = self.insists.take() {
+                    self.ask(&want);
                 }
             }
             Act::Cancel(operation) => {
@@ -282,7 +355,20 @@ impl World {
                 if self.budget.deadlines != ALWAYS {
                     self.budget.deadlines -= 1;
                 }
-                self.coordinator.tick(&mut self.machine);
+                let late = match self.shape.budget.reminders {
+                    0 => Duration::ZERO,
+                    _ => FOREVER / 2,
+                };
+                self.coordinator.tick(self.now() + late, &mut self.machine);
+            }
+            Act::Remind => {
+                self.budget.reminders -= 1;
+                self.reminded += 1;
+                self.coordinator.tick(self.now(), &mut self.machine);
+            }
+            Act::Fill | Act::CannotRun(_) => {
+                self.budget.failures -= 1;
+                self.machine.fail(act);
             }
             Act::Pause => {
                 self.budget.pauses -= 1;
@@ -304,21 +390,28 @@ impl World {
                 self.users[*number].go(&gates, self.lock.as_ref());
             }
             Act::GiveUp(number) => self.users[*number].end(),
-            Act::Answer | Act::Veto => {
-                let pending = self.waits.lock().pending.take();
-                match (pending, act) {
-                    (Some((_, done)), Act::Answer) => done.ready(),
-                    (Some((_, done)), _) => {
-                        self.budget.vetoes -= 1;
-                        done.refuse("not now");
-                    }
-                    (None, _) => {}
-                }
-            }
+            Act::Answer | Act::Veto => self.answer(act),
             _ => self.guest(act),
         }
         self.let_go_of_the_lock();
         self.look();
+    }
+
+    /// The notifier has let go of this vCPU, whatever it was asked for.
+    pub(crate) fn let_go(&self, id: u32) {
+        self.waits.lock().gone.insert(id);
+    }
+
+    fn answer(&mut self, act: &Act) {
+        let pending = self.waits.lock().pending.take();
+        match (pending, act) {
+            (Some((_, done)), Act::Answer) => done.ready(),
+            (Some((_, done)), _) => {
+                self.budget.vetoes -= 1;
+                done.refuse("not now");
+            }
+            (None, _) => {}
+        }
     }
 
     /// Whoever joins a thread goes on when that has left the guest.
@@ -350,151 +443,5 @@ impl World {
 
     fn is_wrong(&mut self, what: String) {
         self.wrong.get_or_insert(what);
-    }
-
-    /// After each act: what must never be, is not.
-    fn look(&mut self) {
-        if let Some(view) = self.coordinator.take_view(Some(&self.machine)) {
-            let before = std::mem::replace(&mut self.view, view);
-            self.look_at_outcomes(&before);
-        }
-        for id in std::mem::take(&mut self.machine.parked) {
-            if self.guest.runs.contains(&id) {
-                self.is_wrong(format!("vCPU {id} was torn down while the guest runs it"));
-            }
-            let mut inside = self.users.iter().filter_map(|user| user.inside.as_ref());
-            if inside.any(|(vcpu, _)| *vcpu == id) {
-                self.is_wrong(format!("vCPU {id} was torn down with a user inside"));
-            }
-        }
-        if let Some(wrong) = self.machine.wrong.first().cloned() {
-            self.is_wrong(wrong);
-        }
-        for vcpu in self.view.vcpus.iter().filter(|vcpu| vcpu.id != 0) {
-            let started = self.guest.started.get(&vcpu.id) == Some(&vcpu.generation);
-            if vcpu.phase == "online" && !started {
-                self.wrong.get_or_insert(format!(
-                    "vCPU {} is said to be online, and the guest has not started it",
-                    vcpu.id
-                ));
-            }
-        }
-        self.look_for_late_ejections();
-        for id in 0..self.machine.present.len() {
-            if self.machine.present[id] && self.machine.threads[id].running.is_none() {
-                self.is_wrong(format!("the guest has vCPU {id}, and nothing runs it"));
-            }
-        }
-    }
-
-    /// A CPU that the guest may still eject, because it was asked to and has not answered, is not said to be at rest.
-    fn look_for_late_ejections(&mut self) {
-        let honest = self.shape.budget.is_honest();
-        if !honest || !self.queue.is_empty() || self.guest.is_dead {
-            return;
-        }
-        for vcpu in &self.view.vcpus {
-            let rests = matches!(vcpu.phase, "announced" | "plugged" | "online");
-            if rests && self.may_eject(vcpu.id) {
-                self.wrong.get_or_insert(format!(
-                    "vCPU {} is said to be at rest, and the guest was asked to eject it and has not answered",
-                    vcpu.id
-                ));
-            }
-        }
-    }
-
-    /// Whether the guest has read that it is to eject a CPU which is there, and has not answered.
-    fn may_eject(&self, id: u32) -> bool {
-        let plug = self.machine.plugs[id as usize];
-        let asked = |work: &Work| work.asks == Asks::Eject && (work.cpu, work.plug) == (id, plug);
-        let asked = self.guest.work.iter().any(asked);
-        self.machine.present[id as usize] && (asked || self.guest.ignored.contains(&(id, plug)))
-    }
-
-    /// Who is told that the guest keeps a vCPU, or has it, is told the truth.
-    fn look_at_outcomes(&mut self, before: &View) {
-        // Whoever lies may do so about that, and whoever ejects at any time may do it meanwhile.
-        if !self.shape.budget.is_honest() || self.guest.is_dead {
-            return;
-        }
-        let known = |id: OperationId, vcpu| {
-            let parts = &before.operations.get(&id)?.parts;
-            let part = parts.iter().find(|part| part.vcpu == vcpu)?;
-            part.outcome.as_ref()
-        };
-        let mut wrong = None;
-        for operation in self.view.operations.values() {
-            for part in &operation.parts {
-                let Some(outcome) = &part.outcome else {
-                    continue;
-                };
-                let stays = match (part.to, outcome.code) {
-                    (Target::Offline, Code::Refused) => outcome.ost.is_some(),
-                    (Target::Online, Code::Succeeded) => true,
-                    _ => false,
-                };
-                let new = known(operation.id, part.vcpu).is_none();
-                if stays && new && !self.machine.present[part.vcpu as usize] {
-                    wrong = Some(format!(
-                        "operation {} says of vCPU {}, which the guest has ejected: {outcome:?}",
-                        operation.id, part.vcpu
-                    ));
-                }
-            }
-        }
-        if let Some(wrong) = wrong {
-            self.is_wrong(wrong);
-        }
-    }
-
-    /// Where nothing is due any more: what is said is what there is, and nobody waits.
-    pub(crate) fn unrest(&self) -> Option<String> {
-        if let Some(operation) = self.open_operations().next() {
-            return Some(format!("operation {operation} never ends"));
-        }
-        if let Some(user) = self.users.iter().position(User::has_begun) {
-            return Some(format!("user {user} waits for ever"));
-        }
-        if self.guest.is_dead {
-            return None;
-        }
-        for vcpu in &self.view.vcpus {
-            let id = vcpu.id as usize;
-            let present = self.machine.present[id];
-            let runs = self.machine.threads[id].running.is_some();
-            let wanted = vcpu.target == Target::Online;
-            if present != runs || present != wanted {
-                return Some(format!(
-                    "vCPU {id}: wanted {wanted}, the guest has it {present}, a thread runs it {runs}"
-                ));
-            }
-            let honest = self.shape.budget.is_honest();
-            if honest && vcpu.phase == "overdue" && !self.may_eject(vcpu.id) {
-                return Some(format!(
-                    "vCPU {id} is overdue for ever: the guest has answered"
-                ));
-            }
-            let state = format!("{:?}", vcpu.gate);
-            let whole = match present {
-                true => "Entrance(Open)",
-                false => "Entrance(Offline)",
-            };
-            if state != whole {
-                return Some(format!("vCPU {id} is at rest, and its gate is {state}"));
-            }
-            if present && self.waits.lock().gone.contains(&vcpu.id) {
-                return Some(format!("vCPU {id} stays, and the notifier was not told"));
-            }
-        }
-        let plugged = self.machine.present.iter().filter(|present| **present);
-        let plugged = plugged.count() == self.view.plugged as usize;
-        let runs = self.guest.runs.len() + 1 == self.view.online as usize;
-        let sees = (0..).zip(&self.machine.present);
-        let sees = { sees }.all(|(id, present)| self.machine.sta(id) == *present);
-        let agree = plugged && (runs && sees || !self.shape.budget.is_honest());
-        (!agree).then(|| {
-            format!("the counts differ: plugged {plugged}, online {runs}, seen by the guest {sees}")
-        })
     }
 }

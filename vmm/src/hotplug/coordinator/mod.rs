@@ -409,8 +409,14 @@ impl fmt::Debug for Coordinator {
             let attempt = slot.attempt.as_ref();
             let attempt = attempt.map(|attempt| (attempt.target, attempt.ost));
             format!(
-                "{:?} to {:?}, run {}, plug {}, ask {}, attempt {} {attempt:?}",
-                slot.phase, slot.target, slot.run, slot.plug, slot.ask, slot.attempts
+                "{:?} to {:?}, run {}, plug {}, ask {}, attempt {} {attempt:?}, again {}",
+                slot.phase,
+                slot.target,
+                slot.run,
+                slot.plug,
+                slot.ask,
+                slot.attempts,
+                slot.again.is_some()
             )
         };
         f.debug_list().entries(self.slots.iter().map(slot)).finish()

@@ -12,16 +12,15 @@ use std::time::Instant;
 use tracing::debug;
 
 impl Coordinator {
-    /// Does what time asks for.
-    pub fn tick(&mut self, machine: &mut dyn Machinery) {
-        let now = Instant::now();
+    /// Does what time asks for, `now` being the time.
+    pub fn tick(&mut self, now: Instant, machine: &mut dyn Machinery) {
         let overdue = match self.paused {
             None => self.operations.overdue(now),
             Some(_) => Vec::new(),
         };
         for operation in overdue {
             for id in self.operations.open_parts(operation) {
-                self.part_overdue(operation, id, machine);
+                self.part_overdue(operation, id, now, machine);
             }
             self.operations.end_if_done(operation);
         }
@@ -30,8 +29,13 @@ impl Coordinator {
         }
     }
 
-    fn part_overdue(&mut self, operation: OperationId, id: u32, machine: &mut dyn Machinery) {
-        let now = Instant::now();
+    fn part_overdue(
+        &mut self,
+        operation: OperationId,
+        id: u32,
+        now: Instant,
+        machine: &mut dyn Machinery,
+    ) {
         let wanted = self.operations.wanted(operation, id);
         let patient = self
             .operations

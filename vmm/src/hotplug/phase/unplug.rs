@@ -77,7 +77,7 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
         (Event::Ejected, _) => ejected(),
         (Event::Started, _) => {
             let mut actions = vec![Action::Acknowledge];
-            actions.extend(shown_now(was, at));
+            actions.extend(shown_now(was, is_asked(at)));
             to(
                 here(Rest::Online, at),
                 actions,
@@ -184,19 +184,23 @@ fn insertion_answer(was: Rest, at: At, status: u32) -> Change {
     };
     to(
         Phase::Notifying { was: rest, at },
-        shown_now(was, at),
+        Vec::from_iter(shown_now(was, is_asked(at))),
         reason,
     )
 }
 
-/// The guest has acknowledged the CPU: if it was asked for it before, it is shown that only now.
-fn shown_now(was: Rest, at: At) -> Vec<Action> {
-    let hidden = was == Rest::Announced && at == At::Asked;
-    if hidden {
-        vec![Action::Remind]
-    } else {
-        Vec::new()
+/// Whether the guest was asked for it, by this request or an earlier one, and may not have looked yet.
+fn is_asked(at: At) -> bool {
+    match at {
+        At::Host { earlier, .. } => earlier,
+        At::Asked => true,
+        At::Read | At::Begun => false,
     }
+}
+
+/// The guest has acknowledged the CPU: if it was asked for it before (`asked`), it is shown that only now.
+fn shown_now(was: Rest, asked: bool) -> Option<Action> {
+    (asked && was == Rest::Announced).then_some(Action::Remind)
 }
 
 /// Nobody waits for its unplug any longer; the guest may still be at it.
@@ -211,17 +215,27 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
                 Rest::Plugged | Rest::Announced => change,
             }
         }
-        Event::Started => to(
-            here(Rest::Online),
-            [Action::Acknowledge],
-            "the guest has started it meanwhile",
-        ),
+        Event::Started => {
+            let mut actions = vec![Action::Acknowledge];
+            actions.extend(shown_now(was, true));
+            to(
+                here(Rest::Online),
+                actions,
+                "the guest has started it meanwhile",
+            )
+        }
         Event::Status { source, status }
             if was == Rest::Announced
                 && refusal::is_insertion(source)
                 && status == refusal::SUCCESS =>
         {
-            to(here(Rest::Plugged), [], "the guest has acknowledged it")
+            // It may have seen the request as soon as it had, and nobody tells it to look.
+            let actions = Vec::from_iter(shown_now(was, true));
+            to(
+                here(Rest::Plugged),
+                actions,
+                "the guest has acknowledged it",
+            )
         }
         Event::Unplug { .. } => drain(was, true),
         Event::Deadline { .. } => to(here(was), [], "the guest is still at it").ends(

@@ -155,6 +155,11 @@ impl Bench {
         );
     }
 
+    /// What is due by now is done.
+    pub(super) fn tick(&mut self) {
+        self.coordinator.tick(Instant::now(), &mut self.machine);
+    }
+
     pub(super) fn ask(&mut self, want: Want) -> OperationId {
         self.ask_within(want, FOREVER)
     }

@@ -114,7 +114,7 @@ fn a_plug_that_nobody_brings_online_took_all_of_its_time() {
     bench.ost(1, 1, 0);
     bench.coordinator.slots[1].age(LONG);
     bench.coordinator.operations.expire();
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     let (count, time) = bench.attempts(Target::Online, Code::TimedOut);
     assert!(
         count == 1 && time >= LONG && time < 2 * LONG,

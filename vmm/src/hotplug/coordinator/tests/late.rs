@@ -14,7 +14,7 @@ fn a_deadline_that_another_operation_outlives_is_published() {
     let brief = bench.ask_within(Want::Count(1), Duration::ZERO);
     let patient = bench.ask(Want::Count(1));
     assert_eq!(bench.code(brief), None);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.code(brief), Some(Code::TimedOut));
     bench.guest_ejects(1);
     assert_eq!(bench.code(patient), Some(Code::Succeeded));
@@ -29,7 +29,7 @@ fn a_guest_that_has_not_read_an_ejection_is_reminded_of_it() {
         if let Some(again) = &mut bench.coordinator.slots[1].again {
             again.0 = Instant::now();
         }
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         let calls = bench.machine.calls.iter();
         calls.filter(|(what, _)| *what == "remind").count()
     };
@@ -51,7 +51,7 @@ fn a_guest_that_could_not_be_told_is_not_to_blame() {
         if want == 2 {
             bench.tell(1, Message::Ready);
         }
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         let outcome = bench.outcome(operation, 1);
         assert_eq!(outcome.code, Code::TimedOut);
         assert!(outcome.detail.contains("no such CPU"), "{outcome:?}");
@@ -86,11 +86,11 @@ fn online_is_not_said_of_a_vcpu_that_the_guest_is_taking_down() {
         bench.ost(1, 3, 0x84);
         bench.machine.noticed = true;
         if !supersede {
-            bench.coordinator.tick(&mut bench.machine);
+            bench.tick();
             assert_eq!(bench.code(unplug), Some(Code::TimedOut));
         }
         let brief = bench.ask_within(Want::Count(2), Duration::ZERO);
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         assert_eq!(bench.code(brief), Some(Code::TimedOut));
         assert!(
             bench
@@ -113,7 +113,7 @@ fn a_late_no_settles_who_waits_for_online() {
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.reads_eject(1);
     bench.machine.noticed = true;
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     let online = bench.ask(Want::Count(2));
     assert_eq!(bench.code(online), None);
     bench.ost(1, 3, 0x82);
@@ -255,7 +255,7 @@ fn a_notifier_s_answer_to_an_earlier_attempt_is_stale() {
     let dones = Arc::new(Mutex::new(Vec::new()));
     bench.coordinator.register(Box::new(Silent(dones.clone())));
     let first = bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert!(
         bench
             .outcome(first, 1)
@@ -347,4 +347,36 @@ fn a_no_to_what_is_to_go_again_is_as_good_as_its_ejection() {
     bench.tell(1, Message::Parked);
     assert_eq!(bench.phase(1), "dormant");
     assert_eq!(bench.code(operation), Some(Code::Succeeded));
+}
+
+/// It has acknowledged the CPU just when the time was over, and with that has seen that it is asked for; but it looks for what
+/// it is asked only when it is told to.
+#[test]
+fn a_guest_that_has_just_acknowledged_what_is_asked_for_is_told_to_look() {
+    for starts in [false, true] {
+        let mut bench = Bench::new(1);
+        bench.ask(Want::Count(2));
+        bench.tell(1, Message::Ready);
+        bench.machine.noticed = true;
+        bench.notice(1, What::InsertRead);
+        let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
+        bench.tick();
+        assert_eq!(bench.code(operation), Some(Code::TimedOut));
+        assert_eq!(bench.phase(1), "overdue");
+        bench.machine.calls.clear();
+        match starts {
+            true => bench.tell(1, Message::Started),
+            false => bench.ost(1, 1, 0),
+        }
+        let reminded = |bench: &Bench| {
+            let calls = bench.machine.calls.iter();
+            calls.filter(|(what, _)| *what == "remind").count()
+        };
+        assert_eq!(reminded(&bench), 1);
+        // Once: it has looked, and what it does now is its own affair.
+        bench.tell(1, Message::Started);
+        assert_eq!((reminded(&bench), bench.phase(1)), (1, "overdue"));
+        bench.guest_ejects(1);
+        assert_eq!(bench.phase(1), "dormant");
+    }
 }

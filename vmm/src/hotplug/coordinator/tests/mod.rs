@@ -191,7 +191,7 @@ fn the_same_request_twice_is_carried_out_once() {
 fn a_deadline_undoes_what_the_guest_never_read() {
     let mut bench = Bench::new(2);
     let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.code(operation), Some(Code::TimedOut));
     assert!(bench.outcome(operation, 1).detail.contains("never read"));
     assert_eq!(bench.phase(1), "online");
@@ -204,7 +204,7 @@ fn an_eject_after_the_deadline_is_honoured_and_reported() {
     bench.reads_eject(1);
     bench.ost(1, 3, 0x84);
     bench.machine.noticed = true;
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.code(operation), Some(Code::TimedOut));
     assert_eq!(bench.outcome(operation, 1).ost, Some((3, 0x84)));
     assert_eq!(bench.phase(1), "overdue");
@@ -230,7 +230,7 @@ fn a_user_inside_the_gate_holds_the_vcpu_and_is_named() {
     bench.reads_eject(1);
     bench.notice(1, What::Ejected { requested: true });
     assert_eq!(bench.phase(1), "syncing");
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.code(operation), Some(Code::TimedOut));
     assert!(bench.outcome(operation, 1).detail.contains("statistics"));
     drop(inside);
@@ -250,7 +250,7 @@ fn a_request_while_an_old_eject_is_not_done_waits_for_it() {
             .enter(Binding::Pinned, "a user", Duration::ZERO);
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.notice(1, What::Ejected { requested: true });
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     let back = bench.ask(Want::One(1, Target::Online));
     drop(inside);
     let message = bench.posted.lock().unwrap().pop().unwrap();
@@ -437,7 +437,7 @@ fn a_new_vcpu_is_announced_again_until_it_is_acknowledged() {
         if let Some(again) = &mut slot.again {
             again.0 = Instant::now();
         }
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         bench
             .machine
             .calls

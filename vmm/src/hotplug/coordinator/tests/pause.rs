@@ -28,7 +28,7 @@ fn a_deadline_moves_by_the_time_that_the_machine_stood_still() {
         let mut bench = Bench::new(2);
         let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
         bench.pause_for(stood);
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         let code = bench.code(operation);
         assert_eq!(code, late.then_some(Code::TimedOut));
         bench.guest_ejects(1);
@@ -43,7 +43,7 @@ fn nothing_is_overdue_in_a_pause_and_a_second_one_is_as_one() {
     let begin = bench.pause_since(MINUTE);
     bench.coordinator.pause(Instant::now());
     assert_eq!(bench.coordinator.next_tick(), None);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.code(operation), None);
     let due = begin + MINUTE + MINUTE;
     bench.coordinator.resume(due);
@@ -98,7 +98,7 @@ fn a_thread_that_is_to_leave_the_guest_is_kicked_in_a_pause() {
     assert!(next > Instant::now(), "by the host's time");
     bench.coordinator.slots[1].again = Some((Instant::now(), REKICK));
     bench.machine.calls.clear();
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.machine.calls, [("park", 1)]);
     bench.tell(1, Message::Parked);
     assert_eq!(bench.code(operation), Some(Code::Succeeded));
@@ -115,7 +115,7 @@ fn a_plug_that_is_announced_in_a_pause_has_its_reminder_after_it() {
     assert_eq!(bench.phase(1), "announced");
     assert_eq!(bench.coordinator.next_tick(), None);
     bench.machine.calls.clear();
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert!(bench.machine.calls.is_empty());
     bench.coordinator.resume(begin + MINUTE);
     let next = bench.coordinator.next_tick();

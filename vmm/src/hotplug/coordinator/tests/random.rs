@@ -143,12 +143,12 @@ impl World {
             Step::Cancel(id) => {
                 let _ = self.coordinator.cancel(id, &mut self.board);
             }
-            Step::Tick => self.coordinator.tick(&mut self.board),
+            Step::Tick => self.coordinator.tick(Instant::now(), &mut self.board),
             Step::Remind => {
                 let slots = self.coordinator.slots.iter_mut();
                 let again = slots.filter_map(|slot| slot.again.as_mut());
                 again.for_each(|(at, _)| *at = Instant::now());
-                self.coordinator.tick(&mut self.board);
+                self.coordinator.tick(Instant::now(), &mut self.board);
             }
             Step::Control => {
                 if let Some(message) = self.queue.pop() {
@@ -331,7 +331,7 @@ impl World {
         self.step(Step::Resume);
         self.settle();
         self.coordinator.operations.expire();
-        self.coordinator.tick(&mut self.board);
+        self.coordinator.tick(Instant::now(), &mut self.board);
         self.follower.hear(&mut self.coordinator);
         self.settle();
     }

@@ -12,7 +12,7 @@ fn a_no_to_an_earlier_request_is_not_the_last_word() {
     bench.machine.noticed = true;
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.reads_eject(1);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.phase(1), "overdue");
     let second = bench.ask(Want::Count(1));
     bench.reads_eject(1);
@@ -32,7 +32,7 @@ fn a_no_to_an_earlier_request_is_not_the_last_word() {
     // Nor is it where nobody waits any longer.
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.reads_eject(1);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     bench.machine.asked_again = true;
     bench.ost(1, 3, 0x82);
     assert_eq!(bench.phase(1), "overdue");
@@ -46,7 +46,7 @@ fn what_the_guest_has_read_of_an_earlier_request_is_stale() {
     let mut bench = Bench::new(2);
     bench.machine.noticed = true;
     bench.ask_within(Want::Count(1), Duration::ZERO);
-    bench.coordinator.tick(&mut bench.machine);
+    bench.tick();
     assert_eq!(bench.phase(1), "overdue");
     bench.ask(Want::Count(1));
     bench.notice(1, What::EjectRead(1));
@@ -77,7 +77,7 @@ fn an_earlier_request_is_with_the_guest_whatever_a_notifier_says_to_the_next() {
         bench.ask_within(Want::Count(1), Duration::ZERO);
         bench.reads_eject(1);
         bench.machine.noticed = true;
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         let dones = Arc::new(Mutex::new(Vec::new()));
         bench.coordinator.register(Box::new(Silent(dones.clone())));
         let time = match ends {
@@ -91,7 +91,7 @@ fn an_earlier_request_is_with_the_guest_whatever_a_notifier_says_to_the_next() {
                 let cancelled = bench.coordinator.cancel(second, &mut bench.machine);
                 cancelled.unwrap();
             }
-            Ends::Late => bench.coordinator.tick(&mut bench.machine),
+            Ends::Late => bench.tick(),
             Ends::NoAtLast => {
                 bench.ost(1, 3, 0x82);
                 assert_eq!((bench.phase(1), bench.code(second)), ("notifying", None));
@@ -119,7 +119,7 @@ fn a_request_is_taken_back_behind_one_that_the_guest_has_read() {
         bench.ask_within(Want::Count(1), Duration::ZERO);
         bench.reads_eject(1);
         bench.machine.noticed = true;
-        bench.coordinator.tick(&mut bench.machine);
+        bench.tick();
         (bench.machine.noticed, bench.machine.earlier) = (false, true);
         let second = bench.ask(Want::Count(1));
         let mut online = None;

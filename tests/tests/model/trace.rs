@@ -1,0 +1,99 @@
+//! What was done, in words.
+
+use std::fmt::{self, Write};
+
+use hotvisor_vmm::hotplug::client::Want;
+use hotvisor_vmm::hotplug::machinery::Message;
+use hotvisor_vmm::hotplug::view::Target;
+
+use crate::shape::{Act, Shape};
+use crate::world::World;
+
+/// A line for each act, with what came of it for the phases of the vCPUs.
+pub(crate) fn told(shape: Shape, acts: &[Act]) -> String {
+    let mut told = String::new();
+    let mut world = World::new(shape);
+    for (n, act) in (1..).zip(acts) {
+        let what = match (act, world.next_message()) {
+            (Act::Control, Some(message)) => format!("the control thread hears that {message}"),
+            _ => act.to_string(),
+        };
+        let before = world.phases();
+        world.act(act);
+        let changed: Vec<String> = (0..)
+            .zip(before.iter().zip(&world.phases()))
+            .filter(|(_, (before, after))| before != after)
+            .map(|(id, (before, after))| format!("vCPU {id}: {before} -> {after}"))
+            .collect();
+        let line = format!("{n:4}. {what:<72} {}", changed.join(", "));
+        let _ = writeln!(told, "{}", line.trim_end());
+    }
+    told
+}
+
+/// What a message says, behind "that".
+pub(crate) fn said(message: &Message) -> String {
+    match message {
+        Message::Notice(notice) => format!("the guest, of vCPU {}: {:?}", notice.cpu, notice.what),
+        Message::Ready(id, _) => format!("vCPU {id}'s thread is about to run it"),
+        Message::NotReady(id, ..) => format!("vCPU {id}'s thread cannot run it"),
+        Message::Started(id, _) => format!("the guest has started vCPU {id}"),
+        Message::Parked(id, _) => format!("vCPU {id}'s thread has left the guest"),
+        Message::GateEmpty(id, _) => format!("nobody is inside vCPU {id}'s gate"),
+        Message::Notifier(id, _, _, answer) => {
+            format!("the notifier, of vCPU {id}: {answer:?}")
+        }
+    }
+}
+
+fn wanted(want: &Want, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match want {
+        Want::One(id, Target::Online) => write!(f, "vCPU {id} to be plugged"),
+        Want::One(id, Target::Offline) => write!(f, "vCPU {id} to be unplugged"),
+        other => write!(f, "{other:?}"),
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ask(want) => {
+                f.write_str("a client asks for ")?;
+                wanted(want, f)
+            }
+            Self::Insist => f.write_str("the client asks again"),
+            Self::Cancel(operation) => write!(f, "a client takes operation {operation} back"),
+            Self::Pause => f.write_str("the machine stands still"),
+            Self::Resume => f.write_str("the machine goes on"),
+            Self::Remind => f.write_str("time goes by until something is done again"),
+            Self::Deadline => f.write_str("the time of what is under way is over"),
+            Self::Control => f.write_str("the control thread finds nothing to hear"),
+            Self::Thread(id) => write!(f, "vCPU {id}'s thread gets on"),
+            Self::Fill => f.write_str("the host has no room for the next thread"),
+            Self::CannotRun(id) => write!(f, "vCPU {id}'s thread cannot run it"),
+            Self::Scan => f.write_str("the guest reads what it is asked for"),
+            Self::Obey => f.write_str("the guest does the oldest of that"),
+            Self::Begin => f.write_str("the guest says that it begins with the oldest of that"),
+            Self::Refuse => f.write_str("the guest says no to the oldest of that"),
+            Self::Ignore => f.write_str("the guest forgets the oldest of that"),
+            Self::Overtake => f.write_str("the guest takes the second oldest of that first"),
+            Self::Find(id) => write!(f, "the guest finds vCPU {id} by itself"),
+            Self::Look => f.write_str("the guest looks whether what it has ejected is gone"),
+            Self::LastWord => f.write_str("the guest says how its ejection went"),
+            Self::Start(id) => write!(f, "the guest starts vCPU {id}"),
+            Self::EjectUnasked(id) => write!(f, "the guest ejects vCPU {id} by itself"),
+            Self::Lie(id, source, status) => {
+                write!(
+                    f,
+                    "the guest says _OST({source:#x}, {status:#x}) of vCPU {id}"
+                )
+            }
+            Self::Reboot => f.write_str("the guest starts again"),
+            Self::Die => f.write_str("the guest dies"),
+            Self::User(user) => write!(f, "user {user} does its next step"),
+            Self::GiveUp(user) => write!(f, "user {user} gives up"),
+            Self::Answer => f.write_str("the notifier lets go"),
+            Self::Veto => f.write_str("the notifier says no"),
+        }
+    }
+}
