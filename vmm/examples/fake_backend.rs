@@ -12,11 +12,11 @@
 //! 2. [`Message`]s, posted from any thread to the one that owns the coordinator, which takes one after the other.
 //! 3. A clock: [`Coordinator::tick`] when [`Coordinator::next_tick`] is due.
 
-use hotvisor_devices::cpu_hotplug::{Notice, What, Withdrawn};
 use hotvisor_vmm::error::{Error, Result};
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
 use hotvisor_vmm::hotplug::gate::Binding;
+use hotvisor_vmm::hotplug::guest::{About, Notice, Says, What, Withdrawn, Word};
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
 use hotvisor_vmm::hotplug::view::{OperationId, Target, ThreadView, View};
 use std::collections::BTreeMap;
@@ -96,21 +96,20 @@ impl Backend {
     /// The guest does something about the last insertion of a vCPU.
     fn guest(&self, vcpu: u32, what: What) {
         let plug = self.workers.get(&vcpu).map_or(0, |worker| worker.plug);
-        let cpu = vcpu;
-        let notice = Notice { cpu, plug, what };
+        let notice = Notice { vcpu, plug, what };
         // Nobody reads any more only at the end.
         let _ = self.post.send(Message::Notice(notice));
     }
 
-    /// It evaluates `_OST`, and never to say no.
-    fn says(&self, vcpu: u32, source: u32, status: u32) {
-        let kept = None;
-        let what = What::Status {
-            source,
-            status,
-            kept,
+    /// It says how it gets on, and never no.
+    fn says(&self, vcpu: u32, about: About, says: Says) {
+        let word = Word {
+            about,
+            says,
+            numbers: (0, 0),
+            meaning: "",
         };
-        self.guest(vcpu, what);
+        self.guest(vcpu, What::Said { word, kept: None });
     }
 }
 
@@ -158,7 +157,7 @@ impl Machinery for Backend {
         let run = worker.run;
         // A guest that obeys at once: reads of it, takes it, starts it.
         self.guest(vcpu, What::InsertRead);
-        self.says(vcpu, 1, 0);
+        self.says(vcpu, About::Insertion, Says::Done);
         let _ = self.post.send(Message::Started(vcpu, run));
         self.plugs
     }
@@ -185,7 +184,7 @@ impl Machinery for Backend {
         // It is never asked twice.
         let ask = 1;
         self.guest(vcpu, What::EjectRead(ask));
-        self.says(vcpu, 3, 0x84);
+        self.says(vcpu, About::Ejection, Says::Begun);
         self.guest(vcpu, What::Ejected { requested: true });
         ask
     }

@@ -1,7 +1,8 @@
 //! How a machine ends, what is said about it, and the exit code that goes with it.
 
 use crate::error::Error;
-use crate::vcpu::{Fault, VcpuRef};
+use crate::hotplug::view::VcpuRef;
+use crate::vcpu::Fault;
 use std::fmt;
 
 /// How a machine ended.

@@ -170,7 +170,7 @@ impl Fake {
             view.ended += 1;
             Arc::make_mut(&mut operation.parts[0]).outcome = Some(Outcome {
                 code,
-                ost: Some((3, 130)),
+                word: Some((3, 130)),
                 detail: "the guest is busy".into(),
             });
         });

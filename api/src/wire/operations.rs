@@ -173,7 +173,7 @@ impl From<&PartView> for Part {
             phase: view.phase.into(),
             outcome: view.outcome.as_ref().map(|outcome| Outcome {
                 code: outcome.code.into(),
-                ost: outcome.ost.map(<[u32; 2]>::from),
+                ost: outcome.word.map(<[u32; 2]>::from),
                 detail: outcome.detail.clone(),
             }),
         }

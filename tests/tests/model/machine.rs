@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hotvisor_devices::cpu_hotplug::{
-    CpuHotplug, GuestEject, HotplugSink, Notice, Request, What, Withdrawn, regs,
-};
+use hotvisor_devices::cpu_hotplug::{self, CpuHotplug, GuestEject, HotplugSink, Request, regs};
+use hotvisor_vmm::acpi::ost;
 use hotvisor_vmm::error::{Error, Result};
+use hotvisor_vmm::hotplug::guest::{Notice, What, Withdrawn};
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
 use hotvisor_vmm::hotplug::view::ThreadView;
 use vm_device::DeviceMmio;
@@ -72,8 +72,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl HotplugSink for Queue {
-    fn notice(&self, notice: Notice) {
-        self.post(Message::Notice(notice));
+    fn notice(&self, notice: cpu_hotplug::Notice) {
+        if let Some(notice) = ost::notice(notice) {
+            self.post(Message::Notice(notice));
+        }
     }
 }
 
@@ -320,7 +322,7 @@ impl Machinery for Machine {
     }
 
     fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
-        self.registers.withdraw_eject(vcpu)
+        self.registers.withdraw_eject(vcpu).into()
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

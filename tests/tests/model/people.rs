@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hotvisor_vmm::hotplug::gate::{Binding, Denied, Entrance, Gate, Inside};
 use hotvisor_vmm::hotplug::notifier::{Done, Notifier};
-use hotvisor_vmm::vcpu::VcpuRef;
+use hotvisor_vmm::hotplug::view::VcpuRef;
 
 /// What a user does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use hotvisor_vmm::hotplug::client::Want;
+use hotvisor_vmm::hotplug::guest::{About, Notice, What};
 use hotvisor_vmm::hotplug::machinery::Message;
 use hotvisor_vmm::hotplug::view::Target;
 
@@ -34,7 +35,7 @@ pub(crate) fn told(shape: Shape, acts: &[Act]) -> String {
 /// What a message says, behind "that".
 pub(crate) fn said(message: &Message) -> String {
     match message {
-        Message::Notice(notice) => format!("the guest, of vCPU {}: {:?}", notice.cpu, notice.what),
+        Message::Notice(notice) => did(notice),
         Message::Ready(id, _) => format!("vCPU {id}'s thread is about to run it"),
         Message::NotReady(id, ..) => format!("vCPU {id}'s thread cannot run it"),
         Message::Started(id, _) => format!("the guest has started vCPU {id}"),
@@ -43,6 +44,32 @@ pub(crate) fn said(message: &Message) -> String {
         Message::Notifier(id, _, _, answer) => {
             format!("the notifier, of vCPU {id}: {answer:?}")
         }
+    }
+}
+
+fn did(notice: &Notice) -> String {
+    let id = notice.vcpu;
+    match notice.what {
+        What::InsertRead => format!("the guest has read of vCPU {id}"),
+        What::EjectRead(ask) => {
+            format!("the guest has read that it is asked for vCPU {id} (request {ask})")
+        }
+        What::Said { word, kept } => {
+            let about = match word.about {
+                About::Insertion => "of taking",
+                About::Ejection => "of ejecting",
+                About::OwnEjection => "of ejecting, by itself,",
+                About::Other => "of something with",
+            };
+            let kept = match kept {
+                Some(ask) => format!(", and keeps it (request {ask})"),
+                None => String::new(),
+            };
+            format!("the guest says {:?} {about} vCPU {id}{kept}", word.says)
+        }
+        What::Ejected { requested: true } => format!("the guest has ejected vCPU {id}"),
+        What::Ejected { requested: false } => format!("the guest has ejected vCPU {id} by itself"),
+        What::SeenEmpty => format!("the guest has seen that vCPU {id} was gone"),
     }
 }
 

@@ -4,6 +4,7 @@ mod cpu_aml;
 mod dsdt;
 mod fadt;
 mod madt;
+pub mod ost;
 
 pub(crate) use madt::needs_x2apic;
 

@@ -1,10 +1,13 @@
 //! The control thread's queue: anybody posts, one reads.
 
+use crate::acpi::ost;
 use crate::error::{Error, FILES, Result};
 use crate::hotplug::client::{Call, Calls};
+use crate::hotplug::guest::{Notice, What};
 use crate::hotplug::machinery::Message;
-use crate::vcpu::{Exit, Reports, VcpuRef};
-use hotvisor_devices::cpu_hotplug::{HotplugSink, Notice, What};
+use crate::hotplug::view::VcpuRef;
+use crate::vcpu::{Exit, Reports};
+use hotvisor_devices::cpu_hotplug::{self, HotplugSink};
 use hotvisor_devices::power::{PowerRequest, PowerSink};
 use hotvisor_devices::serial::SerialSink;
 use std::sync::Arc;
@@ -129,7 +132,7 @@ impl Queue {
 fn is_chatter(notice: &Notice) -> bool {
     matches!(
         notice.what,
-        What::Status { kept: None, .. } | What::SeenEmpty | What::InsertRead
+        What::Said { kept: None, .. } | What::SeenEmpty | What::InsertRead
     )
 }
 
@@ -168,11 +171,10 @@ impl Calls for Post {
 }
 
 impl HotplugSink for Post {
-    fn notice(&self, notice: Notice) {
-        if let What::EjectIgnored(_) = notice.what {
-            // The controller has logged it, and nobody is to do anything about it.
+    fn notice(&self, notice: cpu_hotplug::Notice) {
+        let Some(notice) = ost::notice(notice) else {
             return;
-        }
+        };
         if is_chatter(&notice) {
             let waiting = self.chatter.fetch_add(1, Ordering::AcqRel);
             if waiting >= CHATTER {
@@ -230,6 +232,7 @@ impl SerialSink for Post {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpu_hotplug::{Notice, What};
 
     #[test]
     fn a_guest_that_talks_all_the_time_is_cut_short_and_what_matters_gets_through() {

@@ -1,13 +1,13 @@
 //! What the coordinator does to a machine, and what it is told of it.
 
+use super::guest::{Notice, Withdrawn};
 use super::notifier::Answer;
 use super::view::ThreadView;
 use crate::error::Result;
-use hotvisor_devices::cpu_hotplug::{Notice, Withdrawn};
 
 /// A machine, as far as hotplug changes it. No method waits.
 pub trait Machinery {
-    /// Has a thread run the vCPU as if just created, waiting for INIT; makes whatever of vCPU and thread there
+    /// Has a thread run the vCPU as if just created, waiting for the guest to start it; makes whatever of vCPU and thread there
     /// is not yet. Answered by [`Message::Ready`] with the same `run`.
     ///
     /// # Errors
@@ -16,7 +16,7 @@ pub trait Machinery {
     /// Has the vCPU's thread leave the guest; asked again, it is kicked again. Always answered by
     /// [`Message::Parked`], also where there is no thread.
     fn park(&mut self, vcpu: u32);
-    /// Ends a parked thread; KVM's vCPU is kept.
+    /// Ends a parked thread; what it ran is kept.
     fn end_thread(&mut self, vcpu: u32);
     /// The vCPU's thread.
     fn thread(&self, vcpu: u32) -> Option<ThreadView>;
@@ -35,9 +35,8 @@ pub trait Machinery {
     fn discard(&mut self, vcpu: u32) -> bool;
     /// Asks the guest to eject the vCPU. It is shown that when it has acknowledged the insertion, and notified then by
     /// [`Machinery::remind`]. Returns the request's number, of those for this insertion. The guest's reading of it comes with that
-    /// ([`What::EjectRead`](hotvisor_devices::cpu_hotplug::What::EjectRead)); and when the guest has said no to whatever it had
-    /// read, `kept` of [`What::Status`](hotvisor_devices::cpu_hotplug::What::Status) is the number that was given out last, also if
-    /// that request was taken back.
+    /// ([`What::EjectRead`](super::guest::What::EjectRead)); and when the guest has said no to whatever it had read, `kept` of
+    /// [`What::Said`](super::guest::What::Said) is the number that was given out last, also if that request was taken back.
     fn request_eject(&mut self, vcpu: u32) -> u32;
     /// Takes that back, if the guest has not read it, and says whether it has an earlier one that it has not answered.
     fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn;
@@ -48,13 +47,13 @@ pub trait Machinery {
 /// What the coordinator is told, by whatever thread. Each message carries what tells a late one apart.
 #[derive(Debug)]
 pub enum Message {
-    /// The guest has done something with the controller's registers.
+    /// The guest has done something about what it was given or asked for.
     Notice(Notice),
     /// A vCPU's thread is about to run it.
     Ready(u32, u64),
     /// A vCPU's thread could not be made to run it, and why.
     NotReady(u32, u64, String),
-    /// The guest has started a vCPU: INIT and SIPI came.
+    /// The guest has started a vCPU.
     Started(u32, u64),
     /// A vCPU's thread has left the guest.
     Parked(u32, u64),

@@ -7,7 +7,8 @@
 //!
 //! # For another VMM
 //!
-//! Gate and coordinator know neither KVM nor firmware tables. What is under them is a [`machinery::Machinery`], and
+//! Gate and coordinator know no hypervisor and no firmware interface. What is under them is a [`machinery::Machinery`], what a
+//! guest does is said in the words of [`guest`], and
 //! `examples/fake_backend.rs` is the smallest there is: threads that count, and a guest of ten lines. It runs as a test.
 //!
 //! **One thread owns the coordinator.** It alone calls it and the machinery, and no call waits. Everybody else posts it
@@ -26,7 +27,7 @@
 //! |---|---|
 //! | `start(vcpu, run)` that returns `Ok` | `Ready(vcpu, run)` or `NotReady(vcpu, run, why)`, once |
 //! | `park(vcpu)` | `Parked(vcpu, run)` with the run that was started last, also where nothing runs; from then on nothing runs it |
-//! | `insert(vcpu)`, which returns a number | `Notice`s with that number, for all that the guest does about it: it reads, it evaluates `_OST`, it ejects |
+//! | `insert(vcpu)`, which returns a number | [`guest::Notice`]s with that number, for all that the guest does about it: it reads, it says something, it ejects |
 //! | `request_eject(vcpu)`, which returns a number | the same, and `EjectRead` with this number; `kept` with the last one, when the guest has answered all that it has read; `Ejected` is posted when the guest has no way to the vCPU any more, and not before |
 //! | a gate that was closed with users inside | `GateEmpty(vcpu, closing)`, which the coordinator has each gate post itself |
 //! | a [`notifier::Notifier`]'s `prepare` | its [`notifier::Done`] |
@@ -50,11 +51,11 @@
 pub mod client;
 pub mod coordinator;
 pub mod gate;
+pub mod guest;
 pub mod machinery;
 pub mod notifier;
 mod operation;
 pub mod phase;
-pub mod refusal;
 mod slot;
 mod step;
 mod target;

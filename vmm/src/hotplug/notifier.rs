@@ -1,6 +1,6 @@
 //! Host-side notifiers: parts of this process that have to let go of a vCPU before it is taken away.
 
-use crate::vcpu::VcpuRef;
+use super::view::VcpuRef;
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! What the coordinator knows of one vCPU beside its phase.
 
+use super::guest::{About, Word};
 use super::phase::Phase;
-use super::refusal;
 use super::view::{Code, OperationId, Outcome, Target, Timeline};
 use crate::events::PhaseChange;
 use crate::tally::Tally;
@@ -43,7 +43,7 @@ pub(super) struct Attempt {
     /// What the vCPU becomes if it succeeds.
     pub(super) target: Target,
     /// The guest's last word.
-    pub(super) ost: Option<(u32, u32)>,
+    pub(super) word: Option<(u32, u32)>,
     timeline: Timeline,
 }
 
@@ -117,7 +117,7 @@ impl Slot {
         self.attempts += 1;
         self.attempt = Some(Attempt {
             target: self.target,
-            ost: None,
+            word: None,
             timeline: Timeline {
                 operation,
                 phases: Vec::new(),
@@ -125,19 +125,19 @@ impl Slot {
         });
     }
 
-    /// The guest has evaluated `_OST`: its last word, if it is about what is under way.
-    pub(super) fn heard(&mut self, source: u32, status: u32) {
-        let about = match source {
+    /// The guest has said something: its last word, if it is about what is under way.
+    pub(super) fn heard(&mut self, word: Word) {
+        let about = match word.about {
             // What it has not read, it does not answer: it speaks of an earlier request.
-            _ if refusal::answers_the_host(source) && self.phase.is_unread() => return,
-            _ if refusal::answers_the_host(source) => Target::Offline,
-            // Of its own, which has had its effect.
-            refusal::OSPM_EJECT if !self.phase.is_plugged() => Target::Offline,
-            _ if refusal::is_insertion(source) => Target::Online,
-            _ => return,
+            About::Ejection if self.phase.is_unread() => return,
+            About::Ejection => Target::Offline,
+            // Which has had its effect.
+            About::OwnEjection if !self.phase.is_plugged() => Target::Offline,
+            About::Insertion => Target::Online,
+            About::OwnEjection | About::Other => return,
         };
         if let Some(attempt) = self.attempt.as_mut().filter(|a| a.target == about) {
-            attempt.ost = Some((source, status));
+            attempt.word = Some(word.numbers);
         }
     }
 
@@ -216,7 +216,7 @@ impl Slot {
     ) -> Option<(Target, Outcome)> {
         self.count_attempt(outcome.code, now, tally);
         let attempt = self.attempt.take()?;
-        outcome.ost = outcome.ost.or(attempt.ost);
+        outcome.word = outcome.word.or(attempt.word);
         let last = match attempt.target {
             Target::Online => &mut self.last_plug,
             Target::Offline => &mut self.last_unplug,

@@ -85,7 +85,7 @@ fn boot_cpu(asked: &str) -> Problem {
     )
 }
 
-/// Ids to plug, the most convenient ones first: those that are not gone yet, then those that KVM has already.
+/// Ids to plug, the most convenient ones first: those that are not gone yet, then those that were there before.
 fn plug_order((phase, _): Standing) -> u8 {
     match phase {
         Phase::Dormant => 1,

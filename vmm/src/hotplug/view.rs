@@ -82,10 +82,25 @@ impl View {
     }
 }
 
+/// A vCPU of one machine: late messages about a vCPU of an earlier one can be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VcpuRef {
+    /// Its id.
+    pub id: u32,
+    /// Counts the machines of this process, from 1.
+    pub generation: u64,
+}
+
+impl fmt::Display for VcpuRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vcpu-{}", self.id)
+    }
+}
+
 /// A vCPU.
 #[derive(Clone, Debug)]
 pub struct VcpuView {
-    /// Its id, which is its local APIC's id.
+    /// Its id.
     pub id: u32,
     /// Name of its phase, in the words of the architecture's table.
     pub phase: &'static str,
@@ -207,8 +222,8 @@ pub struct PartView {
 pub struct Outcome {
     /// In a word.
     pub code: Code,
-    /// The guest's last word about it: source event and status of `_OST` (ACPI 6.3, section 6.3.5).
-    pub ost: Option<(u32, u32)>,
+    /// The guest's last word about it, in the numbers of its firmware interface: what it speaks of, and its status.
+    pub word: Option<(u32, u32)>,
     /// In a sentence: who said no or did not answer, and what to do about it.
     pub detail: String,
 }

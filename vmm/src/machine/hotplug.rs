@@ -2,9 +2,10 @@
 
 use super::Machine;
 use crate::error::Result;
+use crate::hotplug::guest::Withdrawn;
 use crate::hotplug::machinery::Machinery;
 use crate::hotplug::view::ThreadView;
-use hotvisor_devices::cpu_hotplug::{CpuHotplug, Withdrawn};
+use hotvisor_devices::cpu_hotplug::CpuHotplug;
 use hotvisor_devices::ged;
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ impl Machinery for Machine {
     }
 
     fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
-        self.devices.hotplug.registers.withdraw_eject(vcpu)
+        self.devices.hotplug.registers.withdraw_eject(vcpu).into()
     }
 
     fn acknowledge(&mut self, vcpu: u32) {

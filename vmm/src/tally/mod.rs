@@ -101,8 +101,8 @@ impl Tally {
         add(&self.operations[kind.index()][code as usize]);
     }
 
-    /// The guest has evaluated `_OST`.
-    pub fn status(&self, source: u32, status: u32) {
+    /// The guest has said something of a vCPU: source event and status of its `_OST`.
+    pub fn word(&self, (source, status): (u32, u32)) {
         let place = |known: &[u32], number: u32| {
             let found = known.iter().position(|known| *known == number);
             found.unwrap_or(known.len())
@@ -219,7 +219,7 @@ mod tests {
         tally.stage(Target::Offline, "notifying.begun", Duration::from_millis(3));
         tally.attempt(Target::Online, Code::TimedOut, Duration::from_secs(30));
         for (source, status) in [(3, 0x82), (3, 0x82), (0x103, 7), (u32::MAX, 0)] {
-            tally.status(source, status);
+            tally.word((source, status));
         }
         let parts: Vec<_> = tally.parts().filter(|(.., n)| *n > 0).collect();
         assert_eq!(parts, [(Target::Offline, Code::Refused, 1)]);

@@ -1,9 +1,10 @@
 //! The owner's side of a vCPU thread: what it is told, its kick, its join handle.
 
 use super::orders::{Order, Orders};
-use super::{Reports, VcpuRef, kick, run};
+use super::{Reports, kick, run};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
+use crate::hotplug::view::VcpuRef;
 use crate::kvm::Vm;
 use crate::tally::VcpuTally;
 use kvm_ioctls::VcpuFd;

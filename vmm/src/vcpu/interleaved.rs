@@ -7,8 +7,9 @@
 use super::cpu::Cpu;
 use super::orders::{Order, Orders};
 use super::run::Vcpu;
-use super::{Exit, Fault, Registers, Reports, VcpuRef};
+use super::{Exit, Fault, Registers, Reports};
 use crate::error::{Error, Result};
+use crate::hotplug::view::VcpuRef;
 use crate::sync::{Condvar, Mutex, MutexGuard, check, complaint};
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED};
 use loom::thread::{self, JoinHandle};

@@ -23,22 +23,7 @@ pub use made::Made;
 pub use registers::Registers;
 
 use crate::error::Error;
-use std::fmt;
-
-/// A vCPU of one machine: late messages about a vCPU of an earlier one can be told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VcpuRef {
-    /// The vCPU's id, which is its APIC id.
-    pub id: u32,
-    /// Counts the machines of this process, from 1.
-    pub generation: u64,
-}
-
-impl fmt::Display for VcpuRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vcpu-{}", self.id)
-    }
-}
+use crate::hotplug::view::VcpuRef;
 
 /// Why a vCPU cannot go on.
 #[derive(Clone, Debug)]

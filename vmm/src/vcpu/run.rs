@@ -3,8 +3,9 @@
 use super::cpu::{Cpu, Kvm};
 use super::handle::Spec;
 use super::orders::{Order, Orders, Told};
-use super::{Exit, Fault, Reports, VcpuRef, kick};
+use super::{Exit, Fault, Reports, kick};
 use crate::error::Result;
+use crate::hotplug::view::VcpuRef;
 use crate::isolation::{Role, confine};
 use kvm_bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED};
 use kvm_ioctls::VcpuFd;

@@ -92,8 +92,8 @@ async fn what_is_counted_has_its_labels() {
     tally.attempt(Target::Online, Code::Succeeded, spent);
     tally.part(Target::Offline, Code::Refused);
     tally.operation(OperationKind::One(Target::Offline), Code::Refused);
-    tally.status(3, 0x82);
-    tally.status(0x1234, 1);
+    tally.word((3, 0x82));
+    tally.word((0x1234, 1));
     tally.gate_tally().users.observe(spent);
     tally.vcpu_tally(3).exit(ExitKind::MmioWrite);
     let values = scrape(&client).await;

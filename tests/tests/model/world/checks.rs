@@ -153,7 +153,7 @@ impl World {
                     continue;
                 };
                 let stays = match (part.to, outcome.code) {
-                    (Target::Offline, Code::Refused) => outcome.ost.is_some(),
+                    (Target::Offline, Code::Refused) => outcome.word.is_some(),
                     (Target::Online, Code::Succeeded) => true,
                     _ => false,
                 };

@@ -430,7 +430,7 @@ impl World {
         if self.shape.variant == Variant::NoGenerations {
             let run = |id: &u32| self.view.vcpus[*id as usize].generation;
             match &mut message {
-                Message::Notice(notice) => notice.plug = self.machine.plugs[notice.cpu as usize],
+                Message::Notice(notice) => notice.plug = self.machine.plugs[notice.vcpu as usize],
                 Message::Ready(id, of)
                 | Message::Started(id, of)
                 | Message::Parked(id, of)

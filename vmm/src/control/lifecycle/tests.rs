@@ -3,7 +3,8 @@ mod random;
 mod rest;
 
 use super::*;
-use crate::vcpu::{Fault, Registers, VcpuRef};
+use crate::hotplug::view::VcpuRef;
+use crate::vcpu::{Fault, Registers};
 
 fn policy(vcpus: u32, on_reset: OnReset) -> Policy {
     Policy {

@@ -1,11 +1,11 @@
 //! Transitions: one after the other, each with what it asks for.
 
 use super::{Coordinator, REKICK, REMIND, outcome};
+use crate::hotplug::guest::{Asked, Withdrawn};
 use crate::hotplug::machinery::{Machinery, Message};
 use crate::hotplug::notifier::Done;
 use crate::hotplug::phase::{Action, At, Event, Phase};
 use crate::hotplug::view::{Code, Outcome, Target};
-use hotvisor_devices::cpu_hotplug::{self, Withdrawn};
 use std::collections::VecDeque;
 use std::time::Instant;
 use tracing::debug;
@@ -57,7 +57,7 @@ impl Coordinator {
 
     /// Takes the last request to the guest back, if there is one that it has not noticed.
     pub(super) fn retract(&self, id: u32, machine: &mut dyn Machinery) -> Withdrawn {
-        use cpu_hotplug::Request::{Eject, Insert};
+        use Asked::{Eject, Insert};
         match self.slots[id as usize].phase.retractable() {
             Some(Insert) if machine.withdraw_insert(id) => Withdrawn::All,
             Some(Eject) => machine.withdraw_eject(id),

@@ -10,18 +10,16 @@ mod show;
 mod time;
 
 use super::gate::Gate;
+use super::guest::{Asked, Notice, What};
 use super::machinery::{Machinery, Message};
 use super::notifier::{Answer, Notifier};
 use super::operation::Operations;
 use super::phase::{Action, Event, Phase};
-use super::refusal;
 use super::slot::Slot;
 use super::step;
-use super::view::{Code, OperationKind, Outcome, Target, VcpuView};
+use super::view::{Code, OperationKind, Outcome, Target, VcpuRef, VcpuView};
 use crate::events::News;
 use crate::tally::Tally;
-use crate::vcpu::VcpuRef;
-use hotvisor_devices::cpu_hotplug::{Notice, Request, What};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info};
 
 /// The pause before the guest is told again of a new vCPU, or of one that it is to eject, doubled each time up to the
-/// longest. Nothing gets lost on our side but an interrupt that KVM does not take; and a kernel that is replaced by
-/// another one while it boots (kexec) forgets.
+/// longest. Nothing gets lost on our side but an interrupt that the host does not deliver; and a kernel that is replaced
+/// by another one while it boots (kexec) forgets.
 const REMIND: Duration = Duration::from_secs(1);
 const REMIND_MAX: Duration = Duration::from_secs(16);
 /// The pause before a thread that is to leave the guest is kicked again.
@@ -308,7 +306,7 @@ impl Coordinator {
 
     fn notice(&mut self, notice: Notice, machine: &mut dyn Machinery) {
         let Notice {
-            cpu: id,
+            vcpu: id,
             plug,
             what,
         } = notice;
@@ -319,33 +317,27 @@ impl Coordinator {
             return debug!(?notice, "stale");
         }
         let event = match what {
-            What::InsertRead => Event::RequestRead(Request::Insert),
-            What::EjectRead(ask) if ask == slot.ask => Event::RequestRead(Request::Eject),
+            What::InsertRead => Event::RequestRead(Asked::Insert),
+            What::EjectRead(ask) if ask == slot.ask => Event::RequestRead(Asked::Eject),
             // Of an earlier request: it has yet to read the last one.
             What::EjectRead(ask) => return debug!(vcpu = id, ask, "stale"),
-            What::Status {
-                source,
-                status,
-                kept,
-            } => {
-                self.tally.status(source, status);
-                slot.heard(source, status);
-                debug!(vcpu = id, source, status, "the guest's _OST");
-                let is_no = refusal::is_no_to_insertion(source, status);
-                if is_no && slot.phase.waits_for_insertion() && machine.discard(id) {
-                    Event::NotTaken { source, status }
+            What::Said { word, kept } => {
+                self.tally.word(word.numbers);
+                slot.heard(word);
+                debug!(vcpu = id, ?word, "the guest says");
+                let waits = slot.phase.waits_for_insertion();
+                if word.is_no_to_insertion() && waits && machine.discard(id) {
+                    Event::NotTaken(word)
                 } else if kept == Some(slot.ask) {
-                    Event::Kept { source, status }
+                    Event::Kept(word)
                 } else {
-                    Event::Status { source, status }
+                    Event::Said(word)
                 }
             }
             What::Ejected { requested } => {
                 self.ejected_unasked(id, requested);
                 Event::Ejected
             }
-            // The controller has said so already, as often as is good.
-            What::EjectIgnored(why) => return debug!(vcpu = id, "ejection ignored: {why}"),
             What::SeenEmpty => return machine.remind(),
         };
         self.apply(id, event, machine);
@@ -407,7 +399,7 @@ impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slot = |slot: &Slot| {
             let attempt = slot.attempt.as_ref();
-            let attempt = attempt.map(|attempt| (attempt.target, attempt.ost));
+            let attempt = attempt.map(|attempt| (attempt.target, attempt.word));
             format!(
                 "{:?} to {:?}, run {}, plug {}, ask {}, attempt {} {attempt:?}, again {}",
                 slot.phase,
@@ -433,7 +425,7 @@ fn other(target: Target) -> Target {
 fn outcome(code: Code, detail: impl Into<String>) -> Outcome {
     Outcome {
         code,
-        ost: None,
+        word: None,
         detail: detail.into(),
     }
 }

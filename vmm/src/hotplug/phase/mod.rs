@@ -1,11 +1,11 @@
 //! What becomes of one vCPU: a pure, total transition function.
 //!
 //! ```text
-//!            Plug            ready          _OST (1,0)        INIT, SIPI
+//!            Plug            ready         acknowledged        started
 //!  Absent ─────────► Starting ─────► Announced ─────► Plugged ─────────► Online
 //!  Dormant ────────►                                     │                 │
 //!     ▲                                                  └──── Unplug ─────┘
-//!     │ parked         no user inside         _EJ0                ▼
+//!     │ parked         no user inside        ejected              ▼
 //!  Stopping ◄───────────── Syncing ◄──────── Notifying ◄────── Draining
 //!                                             │ refused, timed out, recalled: undone step by step
 //!                                             └────► Plugged or Online, as before; Overdue, where the
@@ -17,16 +17,16 @@
 mod plug;
 mod unplug;
 
+use super::guest::{Asked, Withdrawn, Word};
 use super::step::{DRAIN, SYNC};
 use super::view::{Code, Outcome};
-use hotvisor_devices::cpu_hotplug::{Request, Withdrawn};
 
 /// A phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// KVM has no such vCPU.
+    /// There is no such vCPU.
     Absent,
-    /// Ejected; KVM's vCPU is kept, its thread parked or ended.
+    /// Ejected; what there is of it on the host is kept, its thread parked or ended.
     Dormant,
     /// Its thread is made ready to run it.
     Starting,
@@ -117,35 +117,20 @@ pub enum Event {
     /// A host-side notifier does not let go.
     NotifierRefused(usize, String),
     /// The guest has read a request.
-    RequestRead(Request),
-    /// The guest evaluated `_OST`.
-    Status {
-        /// Source event.
-        source: u32,
-        /// Status code.
-        status: u32,
-    },
+    RequestRead(Asked),
+    /// The guest said something.
+    Said(Word),
     /// The guest does not take it, and was not told of it again since it said so: it is no longer enabled.
-    NotTaken {
-        /// Source event.
-        source: u32,
-        /// Status code.
-        status: u32,
-    },
+    NotTaken(Word),
     /// The guest keeps it: it has answered every request to eject that it has read, and may not eject it any more.
-    Kept {
-        /// Source event.
-        source: u32,
-        /// Status code.
-        status: u32,
-    },
+    Kept(Word),
     /// The guest ejected it: it is no longer enabled.
     Ejected,
     /// Nobody is inside its closed gate.
     GateEmpty,
     /// Its thread is about to run it.
     Ready,
-    /// The guest has started it: INIT and SIPI came.
+    /// The guest has started it.
     Started,
     /// Its thread has left the guest for good.
     Parked,
@@ -170,7 +155,7 @@ pub enum Event {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make the thread run the vCPU, waiting for INIT: answered by [`Event::Ready`].
+    /// Make the thread run the vCPU, waiting for the guest to start it: answered by [`Event::Ready`].
     Start,
     /// Let users in.
     OpenGate,
@@ -235,15 +220,15 @@ impl Change {
     fn ends(mut self, code: Code, detail: impl Into<String>) -> Self {
         self.outcome = Some(Outcome {
             code,
-            ost: None,
+            word: None,
             detail: detail.into(),
         });
         self
     }
 
-    fn with_ost(mut self, source: u32, status: u32) -> Self {
+    fn with(mut self, word: Word) -> Self {
         if let Some(outcome) = &mut self.outcome {
-            outcome.ost = Some((source, status));
+            outcome.word = Some(word.numbers);
         }
         self
     }
@@ -357,10 +342,10 @@ impl Phase {
 
     /// The request to the guest that might still be taken back.
     #[must_use]
-    pub const fn retractable(self) -> Option<Request> {
+    pub const fn retractable(self) -> Option<Asked> {
         match self {
-            Self::Announced { .. } => Some(Request::Insert),
-            Self::Notifying { at: At::Asked, .. } => Some(Request::Eject),
+            Self::Announced { .. } => Some(Asked::Insert),
+            Self::Notifying { at: At::Asked, .. } => Some(Asked::Eject),
             _ => None,
         }
     }

@@ -1,10 +1,9 @@
 //! The way in: from nothing to online.
 
 use super::{Action, Change, Event, Phase, Rest, drain, ejected, to};
-use crate::hotplug::refusal;
+use crate::hotplug::guest::{About, Asked, Says, Withdrawn, Word};
 use crate::hotplug::step::SYNC;
 use crate::hotplug::view::Code;
-use hotvisor_devices::cpu_hotplug::{Request, Withdrawn};
 
 pub(super) fn gone(phase: Phase, event: Event) -> Change {
     match event {
@@ -64,17 +63,17 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
     let here = Phase::Announced { read };
     match event {
         Event::Started => online(),
-        Event::RequestRead(Request::Insert) => to(
+        Event::RequestRead(Asked::Insert) => to(
             Phase::Announced { read: true },
             [],
             "the guest has read the request",
         ),
-        Event::Status { source, status } if refusal::is_insertion(source) => match status {
-            refusal::SUCCESS => to(Phase::Plugged, [], "the guest has acknowledged it"),
-            refusal::INSERT_IN_PROGRESS => to(here, [], "the guest has begun"),
-            _ => to(here, [], TOLD_AGAIN),
+        Event::Said(word) if word.about == About::Insertion => match word.says {
+            Says::Done => to(Phase::Plugged, [], "the guest has acknowledged it"),
+            Says::Begun => to(here, [], "the guest has begun"),
+            Says::No => to(here, [], TOLD_AGAIN),
         },
-        Event::NotTaken { source, status } => not_taken().with_ost(source, status),
+        Event::NotTaken(word) => not_taken(word),
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
         Event::Unplug { retracted: false } => drain(Rest::Announced, false),
         Event::Recall {
@@ -104,20 +103,18 @@ fn undone(reason: &'static str) -> Change {
 }
 
 /// The guest says that it does not take it.
-fn not_taken() -> Change {
+fn not_taken(word: Word) -> Change {
     to(
         Phase::Syncing { undo: true },
         [(SYNC.up)(0)],
         "the guest does not take it",
     )
-    .ends(
-        Code::Refused,
-        "the guest could not add the CPU; its kernel log says why; undone",
-    )
+    .ends(Code::Refused, format!("{}; undone", word.meaning))
+    .with(word)
 }
 
 fn online() -> Change {
-    // A guest without _OST acknowledges it so.
+    // A guest that says nothing acknowledges it so.
     let known = [Action::Acknowledge];
     to(Phase::Online, known, "the guest has started it")
         .ends(Code::Succeeded, "the guest has started it")

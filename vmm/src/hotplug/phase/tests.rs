@@ -2,7 +2,8 @@
 
 use super::super::step::walk_back;
 use super::*;
-use crate::hotplug::refusal::{EJECT_IN_PROGRESS, answers_the_host, is_no_to_insertion};
+use crate::acpi::ost::word;
+use crate::hotplug::guest::{About, Says};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 const NOTIFIERS: &[&str] = &["first", "second"];
@@ -23,8 +24,8 @@ fn events() -> Vec<Event> {
         Event::Started,
         Event::Parked,
         Event::StartFailed("no room".into()),
-        Event::RequestRead(Request::Insert),
-        Event::RequestRead(Request::Eject),
+        Event::RequestRead(Asked::Insert),
+        Event::RequestRead(Asked::Eject),
     ];
     for retracted in [false, true] {
         events.push(Event::Unplug { retracted });
@@ -44,12 +45,13 @@ fn events() -> Vec<Event> {
     }
     for source in [1, 3, 0x103, 0x200] {
         for status in [0, 1, 0x80, 0x82, 0x84, 0xffff] {
-            events.push(Event::Status { source, status });
-            if is_no_to_insertion(source, status) {
-                events.push(Event::NotTaken { source, status });
+            let word = word(source, status);
+            events.push(Event::Said(word));
+            if word.is_no_to_insertion() {
+                events.push(Event::NotTaken(word));
             }
-            if answers_the_host(source) && status != EJECT_IN_PROGRESS {
-                events.push(Event::Kept { source, status });
+            if word.about == About::Ejection && word.says != Says::Begun {
+                events.push(Event::Kept(word));
             }
         }
     }
@@ -106,7 +108,7 @@ fn a_thread_is_stopped_only_after_the_eject_and_the_sync() {
             assert_eq!(closes, enters && !was_in);
             if let (true, Phase::Syncing { undo }) = (closes, change.phase) {
                 // Kept out only after the guest was done, or said or cannot know that it has it.
-                let not_taken = matches!(event, Event::NotTaken { .. });
+                let not_taken = matches!(event, Event::NotTaken(_));
                 assert!(
                     undo || not_taken || event == Event::Ejected,
                     "{phase:?} {event:?}"
@@ -157,10 +159,7 @@ fn an_earlier_request_is_with_the_guest_until_it_answers() {
         for event in events() {
             let change = phase.next(event.clone(), NOTIFIERS);
             let asked = matches!(change.phase, Phase::Notifying { at: At::Asked, .. });
-            let answers = matches!(
-                event,
-                Event::Kept { .. } | Event::NotTaken { .. } | Event::Ejected
-            );
+            let answers = matches!(event, Event::Kept(_) | Event::NotTaken(_) | Event::Ejected);
             assert!(
                 late(&change.phase) || asked || answers,
                 "{phase:?} {event:?}"
@@ -189,7 +188,7 @@ fn success_is_said_only_with_physical_proof() {
                     (phase, &event),
                     (Phase::Announced { .. } | Phase::Plugged, Event::Started)
                         | (Phase::Stopping { .. }, Event::Parked)
-                        | (Phase::Overdue { was: Rest::Online }, Event::Kept { .. })
+                        | (Phase::Overdue { was: Rest::Online }, Event::Kept(_))
                         | (Phase::Absent | Phase::Dormant, Event::Unplug { .. })
                         | (Phase::Online, Event::Plug)
                 );
@@ -268,16 +267,10 @@ fn a_refusal_carries_the_guest_s_code_and_its_words() {
         was: Rest::Online,
         at: At::Begun,
     };
-    let change = phase.next(
-        Event::Kept {
-            source: 3,
-            status: 0x82,
-        },
-        NOTIFIERS,
-    );
+    let change = phase.next(Event::Kept(word(3, 0x82)), NOTIFIERS);
     let outcome = change.outcome.unwrap();
     assert_eq!(
-        (outcome.code, outcome.ost),
+        (outcome.code, outcome.word),
         (Code::Refused, Some((3, 0x82)))
     );
     assert!(outcome.detail.contains("could not offline"));
@@ -288,18 +281,9 @@ fn a_refusal_carries_the_guest_s_code_and_its_words() {
 fn a_guest_that_acknowledges_what_it_was_asked_for_meanwhile_is_notified_again() {
     let known = [
         Event::Started,
-        Event::Status {
-            source: 1,
-            status: 0,
-        },
-        Event::Status {
-            source: 1,
-            status: 0x80,
-        },
-        Event::Status {
-            source: 1,
-            status: 1,
-        },
+        Event::Said(word(1, 0)),
+        Event::Said(word(1, 0x80)),
+        Event::Said(word(1, 1)),
     ];
     for event in known {
         let reminds = |was, at| {

@@ -2,10 +2,9 @@
 
 use super::plug::{TOLD_AGAIN, unread};
 use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, let_go, to};
-use crate::hotplug::refusal;
+use crate::hotplug::guest::{About, Asked, Says, Withdrawn, Word};
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
 use crate::hotplug::view::Code;
-use hotvisor_devices::cpu_hotplug::{Request, Withdrawn};
 
 /// Where it goes back to, by whether the guest may still eject it.
 fn back_to(was: Rest, may_eject: bool) -> Phase {
@@ -42,7 +41,7 @@ pub(super) fn draining(
             [Action::Acknowledge],
             "the guest has started it meanwhile",
         ),
-        Event::Kept { .. } => to(here(was, false), [], NO_TO_AN_EARLIER),
+        Event::Kept(_) => to(here(was, false), [], NO_TO_AN_EARLIER),
         Event::Recall { .. } => {
             let said = "taken back before anybody was asked";
             back("taken back", Code::Cancelled, said)
@@ -92,30 +91,28 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
             let refused = detail(format!("{who} refused: {why}"), earlier);
             back(back_to(was, earlier), "a notifier refused").ends(Code::Refused, refused)
         }
-        (Event::Kept { .. }, At::Host { n, .. }) => to(
+        (Event::Kept(_), At::Host { n, .. }) => to(
             here(was, At::Host { n, earlier: false }),
             [],
             NO_TO_AN_EARLIER,
         ),
-        (Event::RequestRead(Request::Eject), At::Asked) => {
+        (Event::RequestRead(Asked::Eject), At::Asked) => {
             to(here(was, At::Read), [], "the guest has read the request")
         }
-        (Event::Status { source, status }, At::Read | At::Begun)
-            if refusal::answers_the_host(source) =>
-        {
-            match status {
-                refusal::EJECT_IN_PROGRESS => to(here(was, At::Begun), [], "the guest has begun"),
-                _ => to(here(was, At::Read), [], ASKED_AGAIN),
+        (Event::Said(word), At::Read | At::Begun) if word.about == About::Ejection => {
+            match word.says {
+                Says::Begun => to(here(was, At::Begun), [], "the guest has begun"),
+                Says::Done | Says::No => to(here(was, At::Read), [], ASKED_AGAIN),
             }
         }
-        (Event::Kept { source, status }, At::Read | At::Begun) => {
-            guest_keeps_it(source, status, |reason| back(was.into(), reason))
+        (Event::Kept(word), At::Read | At::Begun) => {
+            guest_keeps_it(word, |reason| back(was.into(), reason))
         }
-        (Event::Status { source, status }, _) if refusal::is_insertion(source) => {
-            insertion_answer(was, at, status)
+        (Event::Said(word), _) if word.about == About::Insertion => {
+            insertion_answer(was, at, word.says)
         }
         // What it does not take, it cannot be asked to give back. That it goes is what was wanted.
-        (Event::NotTaken { .. }, _) => let_go("the guest does not take it"),
+        (Event::NotTaken(_), _) => let_go("the guest does not take it"),
         (Event::Recall { retracted }, at) if is_recallable(at, retracted) => {
             let may_eject = may_eject(at, retracted);
             let said = detail("taken back before the guest had read it", may_eject);
@@ -162,24 +159,24 @@ const NO_TO_AN_EARLIER: &str = "the guest says no to an earlier request";
 const ASKED_AGAIN: &str = "the guest says no, and was asked again since: the answer to that counts";
 
 /// The guest's last word on the ejection that it was asked for.
-fn guest_keeps_it(source: u32, status: u32, back: impl Fn(&'static str) -> Change) -> Change {
-    let change = if status == refusal::SUCCESS {
+fn guest_keeps_it(word: Word, back: impl Fn(&'static str) -> Change) -> Change {
+    let change = if word.says == Says::Done {
         back("the guest says that it is done, and did not eject").ends(
             Code::Refused,
             "the guest says that it has let go of the CPU, and has not ejected it; undone",
         )
     } else {
-        back("the guest says no").ends(Code::Refused, refusal::ejection(status))
+        back("the guest says no").ends(Code::Refused, word.meaning)
     };
-    change.with_ost(source, status)
+    change.with(word)
 }
 
-/// The guest's `_OST` about the insertion, which it had not acknowledged when the unplug began.
-fn insertion_answer(was: Rest, at: At, status: u32) -> Change {
-    let (rest, reason) = match (was, status) {
-        (Rest::Announced, refusal::SUCCESS) => (Rest::Plugged, "the guest has acknowledged it"),
-        (Rest::Announced, refusal::INSERT_IN_PROGRESS) => (was, "the guest has begun"),
-        (Rest::Announced, _) => (was, TOLD_AGAIN),
+/// The guest's word about the insertion, which it had not acknowledged when the unplug began.
+fn insertion_answer(was: Rest, at: At, says: Says) -> Change {
+    let (rest, reason) = match (was, says) {
+        (Rest::Announced, Says::Done) => (Rest::Plugged, "the guest has acknowledged it"),
+        (Rest::Announced, Says::Begun) => (was, "the guest has begun"),
+        (Rest::Announced, Says::No) => (was, TOLD_AGAIN),
         _ => (was, "it was acknowledged already"),
     };
     to(
@@ -208,7 +205,7 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
     let here = |was| Phase::Overdue { was };
     match event {
         Event::Ejected => ejected(),
-        Event::Kept { .. } => {
+        Event::Kept(_) => {
             let change = to(was.into(), [], "the guest says no, late");
             match was {
                 Rest::Online => change.ends(Code::Succeeded, "the guest keeps it"),
@@ -224,10 +221,9 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
                 "the guest has started it meanwhile",
             )
         }
-        Event::Status { source, status }
+        Event::Said(word)
             if was == Rest::Announced
-                && refusal::is_insertion(source)
-                && status == refusal::SUCCESS =>
+                && (word.about, word.says) == (About::Insertion, Says::Done) =>
         {
             // It may have seen the request as soon as it had, and nobody tells it to look.
             let actions = Vec::from_iter(shown_now(was, true));

@@ -11,7 +11,7 @@ use hotvisor_vmm::control::Control;
 use hotvisor_vmm::hotplug::client::Client;
 use hotvisor_vmm::hotplug::gate::{Binding, Entrance, Gate};
 use hotvisor_vmm::hotplug::notifier::{Done, Notifier};
-use hotvisor_vmm::vcpu::VcpuRef;
+use hotvisor_vmm::hotplug::view::VcpuRef;
 
 /// The vCPU with the user.
 pub(super) const VICTIM: u32 = 1;

@@ -1,12 +1,13 @@
 //! A coordinator with a machine made of plain data.
 
 use super::super::*;
+use crate::acpi::ost::word;
 use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
+use crate::hotplug::guest::{Says, Withdrawn};
 use crate::hotplug::notifier::Done;
 use crate::hotplug::view::View;
 use crate::hotplug::view::{OperationId, Outcome, ThreadView};
-use hotvisor_devices::cpu_hotplug::Withdrawn;
 use std::sync::Mutex;
 
 /// What was asked of the machine, in order, and what it would answer.
@@ -129,9 +130,9 @@ impl Bench {
         self.coordinator.message(message, &mut self.machine);
     }
 
-    pub(super) fn notice(&mut self, cpu: u32, what: What) {
-        let plug = self.coordinator.slots[cpu as usize].plug;
-        let notice = Notice { cpu, plug, what };
+    pub(super) fn notice(&mut self, vcpu: u32, what: What) {
+        let plug = self.coordinator.slots[vcpu as usize].plug;
+        let notice = Notice { vcpu, plug, what };
         self.coordinator
             .message(Message::Notice(notice), &mut self.machine);
     }
@@ -143,16 +144,10 @@ impl Bench {
     }
 
     pub(super) fn ost(&mut self, cpu: u32, source: u32, status: u32) {
-        let kept = (source, status == 0x84) == (3, false) && !self.machine.asked_again;
-        let kept = kept.then_some(self.coordinator.slots[cpu as usize].ask);
-        self.notice(
-            cpu,
-            What::Status {
-                source,
-                status,
-                kept,
-            },
-        );
+        let word = word(source, status);
+        let no = source == 3 && word.says != Says::Begun && !self.machine.asked_again;
+        let kept = no.then_some(self.coordinator.slots[cpu as usize].ask);
+        self.notice(cpu, What::Said { word, kept });
     }
 
     /// What is due by now is done.

@@ -1,10 +1,12 @@
 //! A machine of plain data around the real controller.
 
 use super::super::*;
+use crate::acpi::ost;
 use crate::error::{Error, Result};
+use crate::hotplug::guest::Withdrawn;
 use crate::hotplug::view::ThreadView;
 use hotvisor_devices::cpu_hotplug::{
-    CpuHotplug, GuestEject, HotplugSink, Notice, Request as Ask, Withdrawn, regs,
+    self, CpuHotplug, GuestEject, HotplugSink, Request as Ask, regs,
 };
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -19,8 +21,10 @@ pub(super) const CPUS: u32 = 4;
 pub(super) struct Queue(pub(super) Arc<Mutex<VecDeque<Message>>>);
 
 impl HotplugSink for Queue {
-    fn notice(&self, notice: Notice) {
-        self.post(Message::Notice(notice));
+    fn notice(&self, notice: cpu_hotplug::Notice) {
+        if let Some(notice) = ost::notice(notice) {
+            self.post(Message::Notice(notice));
+        }
     }
 }
 
@@ -112,7 +116,7 @@ impl Board {
         let queue = self.queue.0.lock().unwrap();
         let ejected = matches!(
             queue.back(),
-            Some(Message::Notice(Notice { cpu: n, what: What::Ejected { .. }, .. })) if *n == cpu
+            Some(Message::Notice(Notice { vcpu: n, what: What::Ejected { .. }, .. })) if *n == cpu
         );
         if ejected && self.present[cpu as usize] {
             self.present[cpu as usize] = false;
@@ -207,7 +211,7 @@ impl Machinery for Board {
         self.registers.request_eject(vcpu)
     }
     fn withdraw_eject(&mut self, vcpu: u32) -> Withdrawn {
-        self.registers.withdraw_eject(vcpu)
+        self.registers.withdraw_eject(vcpu).into()
     }
     fn acknowledge(&mut self, vcpu: u32) {
         self.registers.acknowledge(vcpu);

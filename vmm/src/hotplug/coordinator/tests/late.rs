@@ -324,7 +324,7 @@ fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
     bench.machine.told_again = false;
     bench.ost(1, 1, 1);
     let outcome = bench.outcome(operation, 1);
-    assert_eq!((outcome.code, outcome.ost), (Code::Refused, Some((1, 1))));
+    assert_eq!((outcome.code, outcome.word), (Code::Refused, Some((1, 1))));
     bench.tell(1, Message::Parked);
     assert_eq!(bench.phase(1), "dormant");
 }

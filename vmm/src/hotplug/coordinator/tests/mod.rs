@@ -82,7 +82,7 @@ fn a_refusal_leaves_everything_as_it_was_and_a_later_request_may_succeed() {
     bench.ost(1, 3, 0x84);
     bench.ost(1, 3, 0x82);
     assert_eq!(bench.code(operation), Some(Code::Refused));
-    assert_eq!(bench.outcome(operation, 1).ost, Some((3, 0x82)));
+    assert_eq!(bench.outcome(operation, 1).word, Some((3, 0x82)));
     assert_eq!(bench.phase(1), "online");
     let view = bench.view();
     assert_eq!((view.desired, view.plugged, view.online), (1, 2, 2));
@@ -206,7 +206,7 @@ fn an_eject_after_the_deadline_is_honoured_and_reported() {
     bench.machine.noticed = true;
     bench.tick();
     assert_eq!(bench.code(operation), Some(Code::TimedOut));
-    assert_eq!(bench.outcome(operation, 1).ost, Some((3, 0x84)));
+    assert_eq!(bench.outcome(operation, 1).word, Some((3, 0x84)));
     assert_eq!(bench.phase(1), "overdue");
     bench.notice(1, What::Ejected { requested: true });
     bench.tell(1, Message::Parked);
@@ -314,7 +314,11 @@ fn late_messages_of_an_earlier_run_or_plug_are_dropped() {
         .coordinator
         .message(Message::Started(1, run - 1), &mut bench.machine);
     let what = What::Ejected { requested: true };
-    let stale = Notice { cpu: 1, plug, what };
+    let stale = Notice {
+        vcpu: 1,
+        plug,
+        what,
+    };
     bench
         .coordinator
         .message(Message::Notice(stale), &mut bench.machine);

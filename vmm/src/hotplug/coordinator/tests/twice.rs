@@ -25,7 +25,7 @@ fn a_no_to_an_earlier_request_is_not_the_last_word() {
     bench.ost(1, 3, 0x82);
     let outcome = bench.outcome(second, 1);
     assert_eq!(
-        (outcome.code, outcome.ost),
+        (outcome.code, outcome.word),
         (Code::Refused, Some((3, 0x82)))
     );
     assert_eq!(bench.phase(1), "online");
