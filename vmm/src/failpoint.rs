@@ -75,6 +75,8 @@ mod armed {
         SetLapic = "set-lapic",
         /// The second descriptor of a vCPU.
         Duplicate = "duplicate-descriptor",
+        /// `rt_sigaction(2)`, for the signal that has a thread leave the guest.
+        InstallHandler = "install-handler",
         /// The thread.
         Spawn = "spawn-thread",
         /// `seccomp(2)`, by which a thread is put under its filter.
@@ -99,6 +101,10 @@ mod armed {
         GetTscOffset = "get-tsc-offset",
         /// `KVM_SET_DEVICE_ATTR`, for a time-stamp counter.
         SetTscOffset = "set-tsc-offset",
+        /// `KVM_GET_TSC_KHZ`.
+        GetTscKhz = "get-tsc-khz",
+        /// `KVM_KVMCLOCK_CTRL`, as a pause begins.
+        KvmclockCtrl = "kvmclock-ctrl",
         /// The signal that has a thread leave the guest.
         Kick = "kick",
         /// `KVM_SIGNAL_MSI`, by which the guest is told of anything.

@@ -10,7 +10,7 @@ use super::Vm;
 pub type Failure = (&'static str, Errno, &'static str);
 
 /// What a vCPU needs that KVM has not made yet, in this order. The last one leaves a thread behind.
-pub const NEW: [Failure; 10] = [
+pub const NEW: [Failure; 11] = [
     ("create-vcpu", Errno::ENOMEM, "create vCPU 1"),
     ("duplicate-descriptor", Errno::EMFILE, "second descriptor"),
     ("map-vcpu", Errno::ENOMEM, "page of a vCPU"),
@@ -19,6 +19,11 @@ pub const NEW: [Failure; 10] = [
     ("set-msrs", Errno::EIO, "set MSRs"),
     ("get-lapic", Errno::EINVAL, "get local APIC"),
     ("set-lapic", Errno::EINVAL, "set local APIC"),
+    (
+        "install-handler",
+        Errno::EINVAL,
+        "handler of the kick signal",
+    ),
     ("spawn-thread", Errno::EAGAIN, "thread of vcpu-1"),
     ("confine-thread", Errno::ENOMEM, "filter of system calls"),
 ];
@@ -44,6 +49,9 @@ pub const USED: [Failure; 7] = [
 
 /// The clocks of a guest that is paused. Where they cannot be stopped they go on.
 pub const CLOCKS: [&str; 4] = ["get-clock", "set-clock", "get-tsc-offset", "set-tsc-offset"];
+
+/// What is done without where it cannot be had.
+pub const UNNEEDED: [&str; 2] = ["get-tsc-khz", "kvmclock-ctrl"];
 
 /// What else fails, and is done again or waited for.
 pub const OTHERS: [&str; 3] = ["kick", "see-start", "interrupt"];

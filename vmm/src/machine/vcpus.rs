@@ -147,7 +147,8 @@ impl Vcpus {
         if let Body::Idle(fd, state @ State::Raw) = body {
             self.model.configure(id, fd)?;
             // All alike; a host whose own is not steady does not say it.
-            self.tsc_khz = self.tsc_khz.or(fd.get_tsc_khz().ok());
+            let khz = failpoint!(GetTscKhz, fd.get_tsc_khz());
+            self.tsc_khz = self.tsc_khz.or(khz.ok());
             *state = State::New;
         }
         Ok(())

@@ -70,7 +70,7 @@ impl Cpu for Kvm {
 
     fn tell_of_pause(&self) {
         // A guest without kvm-clock, or a KVM without it, knows no such flag.
-        let _ = self.fd.kvmclock_ctrl();
+        let _ = failpoint!(KvmclockCtrl, self.fd.kvmclock_ctrl());
     }
 
     fn registers(&self) -> Registers {

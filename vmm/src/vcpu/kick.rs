@@ -16,7 +16,6 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{addr_of_mut, null_mut};
-use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::thread::JoinHandle;
 use vmm_sys_util::signal::{Killable, register_signal_handler, unblock_signal};
@@ -43,20 +42,15 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
-/// Sets up the handler, once for the process, and has threads that the calling one makes take the signal: whoever started this
-/// process may have blocked it.
+/// Sets up the handler, which it may be already, and has threads that the calling one makes take the signal: whoever started
+/// this process may have blocked it.
 ///
 /// # Errors
 /// [`Error::Host`] where the kernel does not take it.
 pub fn install() -> Result<()> {
     let asked = "handler of the kick signal";
-    static INSTALLED: OnceLock<std::result::Result<(), i32>> = OnceLock::new();
-    INSTALLED
-        .get_or_init(|| register_signal_handler(KICK, on_kick).map_err(|e| e.errno()))
-        .map_err(|errno| {
-            let found = std::io::Error::from_raw_os_error(errno);
-            Error::bug(asked, found)
-        })?;
+    failpoint!(InstallHandler, register_signal_handler(KICK, on_kick))
+        .map_err(|e| Error::bug(asked, std::io::Error::from(e)))?;
     unblock_signal(KICK).map_err(|e| Error::bug(asked, format!("{e:?}")))
 }
 

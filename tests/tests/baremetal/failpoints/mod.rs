@@ -1,6 +1,8 @@
 //! Every call that hotplug needs made to fail, in a build of the VMM that lets tests do so: what was begun is undone, the
 //! error names the step, and the machine goes on.
 
+mod phases;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -8,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use hotvisor_tests::harness::{Context, Test};
-use hotvisor_tests::vm::failpoints::{CLOCKS, Failure, NEW, OTHERS, USED};
+use hotvisor_tests::paths;
+use hotvisor_tests::vm::failpoints::{CLOCKS, Failure, NEW, OTHERS, UNNEEDED, USED};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
@@ -18,7 +21,7 @@ use crate::lifecycle::Commands;
 use crate::served;
 
 pub(crate) fn tests() -> Vec<Test> {
-    vec![
+    let mut tests = vec![
         test("failpoints::a_release_has_none", none),
         test("failpoints::every_call_is_made_to_fail", covered),
         test("failpoints::a_new_vcpu", new_vcpu),
@@ -43,7 +46,9 @@ pub(crate) fn tests() -> Vec<Test> {
         test("failpoints::an_interrupt_that_gets_lost", lost_interrupt),
         test("failpoints::no_interrupt_gets_through", no_interrupt),
         test("failpoints::under_stress", stress),
-    ]
+    ];
+    tests.extend(phases::tests());
+    tests
 }
 
 /// A machine whose calls can be made to fail.
@@ -137,7 +142,17 @@ fn covered(context: &Context) -> Result<()> {
         .map(String::as_str)
         .collect();
     let failures = NEW.iter().chain(&USED).map(|(point, ..)| *point);
-    let tried: BTreeSet<&str> = failures.chain(CLOCKS).chain(OTHERS).collect();
+    let starts: BTreeSet<&str> = failures.clone().collect();
+    let stated = format!("any of the {} calls to the host fails", starts.len());
+    let readme = fs::read_to_string(paths::workspace().join("README.md"))?;
+    guest.ensure(readme.contains(&stated), || {
+        format!("README.md does not say {stated:?}")
+    })?;
+    let tried: BTreeSet<&str> = failures
+        .chain(CLOCKS)
+        .chain(OTHERS)
+        .chain(UNNEEDED)
+        .collect();
     guest.ensure(there == tried, || {
         format!("there are {there:?}, and {tried:?} are tried")
     })?;
