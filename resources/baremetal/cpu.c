@@ -16,6 +16,7 @@
 #define ICR_FIXED 0x04000
 #define ICR_INIT 0x04500
 #define ICR_STARTUP 0x04600
+#define ICR_ALL_BUT_SELF 0xc0000
 #define ICR_BUSY 0x01000
 
 #define IOAPIC_SELECT 0x00
@@ -206,6 +207,9 @@ void triple_fault(void)
 
 /* ---- operations ---- */
 
+/* What instructions that repeat themselves read and write. */
+static uint8_t string[4 * STRING_MAX];
+
 static void access_memory(struct op *op)
 {
     volatile void *address = (volatile void *)op->a;
@@ -217,6 +221,37 @@ static void access_memory(struct op *op)
     case 0x101: *(volatile uint8_t *)address = (uint8_t)op->b; break;
     case 0x102: *(volatile uint16_t *)address = (uint16_t)op->b; break;
     case 0x104: *(volatile uint32_t *)address = op->b; break;
+    }
+}
+
+/* Eight bytes at once, which only a register of MMX has room for here. Nobody uses those of the x87, which it takes. */
+static void access_eight(struct op *op)
+{
+    uint64_t bytes = (uint64_t)op->c << 32 | op->b;
+
+    if (op->kind == READ)
+        __asm__ volatile("movq (%1), %%mm0\n\tmovq %%mm0, %0"
+                         : "=m"(bytes) : "r"(op->a) : "memory");
+    else
+        __asm__ volatile("movq %0, %%mm0\n\tmovq %%mm0, (%1)"
+                         : : "m"(bytes), "r"(op->a) : "memory");
+    op->result[0] = (uint32_t)bytes;
+    op->result[1] = (uint32_t)(bytes >> 32);
+}
+
+/* `b` accesses to a port by one instruction. */
+static void access_port_repeatedly(struct op *op)
+{
+    uint32_t count = op->b < STRING_MAX ? op->b : STRING_MAX;
+    uint8_t *at = string;
+
+    switch (op->width | (op->kind == STRING_OUT) << 8) {
+    case 0x001: __asm__ volatile("rep insb" : "+D"(at), "+c"(count) : "d"(op->a) : "memory"); break;
+    case 0x002: __asm__ volatile("rep insw" : "+D"(at), "+c"(count) : "d"(op->a) : "memory"); break;
+    case 0x004: __asm__ volatile("rep insl" : "+D"(at), "+c"(count) : "d"(op->a) : "memory"); break;
+    case 0x101: __asm__ volatile("rep outsb" : "+S"(at), "+c"(count) : "d"(op->a) : "memory"); break;
+    case 0x102: __asm__ volatile("rep outsw" : "+S"(at), "+c"(count) : "d"(op->a) : "memory"); break;
+    case 0x104: __asm__ volatile("rep outsl" : "+S"(at), "+c"(count) : "d"(op->a) : "memory"); break;
     }
 }
 
@@ -249,11 +284,18 @@ void perform_guarded(struct op *op)
     switch (op->kind) {
     case READ:
     case WRITE:
-        access_memory(op);
+        if (op->width == 8)
+            access_eight(op);
+        else
+            access_memory(op);
         break;
     case IN:
     case OUT:
         access_port(op);
+        break;
+    case STRING_IN:
+    case STRING_OUT:
+        access_port_repeatedly(op);
         break;
     case CPUID:
         __asm__ volatile("cpuid"
@@ -342,6 +384,11 @@ void provoke(uint32_t id, uint32_t command)
     if (!known[id])
         clear_slot(id);
     send_ipi(id, command);
+}
+
+void provoke_all(uint32_t command)
+{
+    send_ipi(0, ICR_ALL_BUT_SELF | command);
 }
 
 bool show_cpu(uint32_t id)

@@ -38,12 +38,15 @@ bool fadt_reset(void);
 /* ---- cpu.c: this CPU and the others ---- */
 
 /* One access or instruction that a CPU is told to do. */
-enum kind { READ, WRITE, IN, OUT, CPUID, RDMSR, WRMSR, UD, MODE };
+enum kind { READ, WRITE, IN, OUT, STRING_IN, STRING_OUT, CPUID, RDMSR, WRMSR, UD, MODE };
 enum mode { IDLE, SPIN, COUNT, HALT, DEAD, TRIPLE };
+
+/* Most accesses of one STRING_IN or STRING_OUT. */
+#define STRING_MAX 64
 
 struct op {
     enum kind kind;
-    uint32_t width; /* bytes, of READ, WRITE, IN, OUT */
+    uint32_t width; /* bytes, of READ, WRITE, IN, OUT, STRING_IN, STRING_OUT */
     uint32_t a, b, c;
     uint32_t result[4];
     int trap; /* exception that the operation ended with, or -1 */
@@ -55,8 +58,9 @@ void perform(struct op *op);
 bool perform_on(uint32_t id, struct op *op);
 /* Starts another CPU; false if it does not come alive. */
 bool start_cpu(uint32_t id);
-/* Sends another CPU an interrupt command, and does not look what becomes of it. */
+/* Sends another CPU an interrupt command, or all but this one, and does not look what becomes of it. */
 void provoke(uint32_t id, uint32_t command);
+void provoke_all(uint32_t command);
 /* Whether the CPU was ever started, and prints its slot. */
 bool show_cpu(uint32_t id);
 /* APIC id of the CPU that was entered. */

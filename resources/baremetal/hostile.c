@@ -12,6 +12,10 @@
 
 #define COM1 0x3f8
 #define POWER 0x600
+#define POWER_LENGTH 4
+/* Where devices are, and nothing else but the I/O APIC. */
+#define DEVICES 0xfeb00000
+#define DEVICES_LENGTH 0x100000
 #define RESET 2
 #define SLEEP_ENABLE 0x20
 
@@ -59,10 +63,36 @@ static uint32_t width(void)
     return 1u << below(3);
 }
 
+/* Of an access to memory, which may be eight bytes at once. */
+static uint32_t wide(void)
+{
+    return 1u << below(4);
+}
+
 /* Any access to a device's registers, or just behind them. */
 static void strike(uint32_t base, uint32_t length)
 {
-    act(below(2) ? READ : WRITE, width(), base + below(length + 4), value());
+    act(below(2) ? READ : WRITE, wide(), base + below(length + 4), value());
+}
+
+/* Where nothing is, most of the time. */
+static void hole(void)
+{
+    uint32_t at = below(2) ? below(DEVICES_LENGTH) : CONTROLLER - DEVICES + 0x1000 - below(8);
+
+    act(below(2) ? READ : WRITE, wide(), DEVICES + at, value());
+}
+
+/* Any port, once or by an instruction that repeats itself, but for those that end the machine. */
+static void port(void)
+{
+    static const enum kind kinds[] = { IN, OUT, STRING_IN, STRING_OUT };
+    uint32_t at = below(4) ? COM1 + below(8) : any() & 0xffff, bytes = width();
+    enum kind kind = kinds[below(4)];
+
+    if (at + bytes > POWER && at < POWER + POWER_LENGTH)
+        return;
+    act(kind, bytes, at, kind == IN || kind == OUT ? value() : below(STRING_MAX + 1));
 }
 
 static void select(uint32_t cpu)
@@ -105,10 +135,15 @@ static void lies(void)
 /* Starts CPUs that are there, or are not, or run already, and stops them in the midst of it. */
 static void ipi_storm(void)
 {
-    uint32_t cpu = 1 + below(SOME_CPUS);
+    uint32_t cpu = 1 + below(SOME_CPUS), all = below(4) == 0;
 
     for (uint32_t n = below(8); n; n--) {
-        provoke(cpu, below(2) ? ICR_INIT : ICR_STARTUP | TRAMPOLINE >> 12);
+        uint32_t command = below(2) ? ICR_INIT : ICR_STARTUP | TRAMPOLINE >> 12;
+
+        if (all)
+            provoke_all(command);
+        else
+            provoke(cpu, command);
         accesses++;
     }
 }
@@ -149,7 +184,7 @@ static void power(void)
 
 static void strike_once(void)
 {
-    switch (below(16)) {
+    switch (below(20)) {
     case 0: strike(CONTROLLER, 12); break;
     case 1: strike(GED, 4); break;
     case 2: act(below(2) ? IN : OUT, width(), COM1 + below(8), value()); break;
@@ -159,6 +194,8 @@ static void strike_once(void)
     case 6: lies(); break;
     case 7: ipi_storm(); break;
     case 8: elsewhere(); break;
+    case 9: hole(); break;
+    case 10: port(); break;
     default: controller(); break;
     }
 }

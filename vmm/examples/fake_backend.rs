@@ -107,7 +107,6 @@ impl Backend {
             about,
             says,
             numbers: (0, 0),
-            meaning: "",
         };
         self.guest(vcpu, What::Said { word, kept: None });
     }

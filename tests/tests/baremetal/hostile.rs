@@ -14,14 +14,15 @@ use crate::served;
 
 /// Accesses in all, if nothing else is said.
 const ACCESSES: u32 = 100_000;
-/// Says how many, in place of [`ACCESSES`].
+/// Says how many, in place of [`ACCESSES`], of a test that has the machine to itself.
 const VARIABLE: &str = "HOTVISOR_ACCESSES";
 /// They are made in so many runs, each with another seed and another guest.
 const SEEDS: u32 = 4;
 /// How long a run may take: some microseconds for each exit, also where the guest is interpreted.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What a client waits for an answer, 99 times of 100, on a machine that has other work too; with none it is some milliseconds.
-const P99: Duration = Duration::from_millis(50);
+/// What a client waits for an answer, 99 times of 100, at the most; and on a machine that has other tests to do meanwhile.
+const P99: Duration = Duration::from_millis(10);
+const P99_BESIDE_OTHERS: Duration = Duration::from_millis(50);
 /// KiB by which the VMM's own memory may grow: a megabyte of serial output is kept for a reader, and there are threads.
 const GROWTH: u64 = 4 << 10;
 /// Bytes of the log that are the guest's doing.
@@ -40,9 +41,12 @@ fn accesses(context: &Context) -> Result<()> {
     let guest = machine
         .with(|vm| vm.arg("--log-file").arg(&log.display().to_string()))
         .boot()?;
-    let accesses = match std::env::var(VARIABLE) {
-        Ok(said) => said.parse().with_context(|| format!("{VARIABLE}={said}"))?,
-        Err(_) => ACCESSES,
+    let (accesses, limit) = match std::env::var(VARIABLE) {
+        Ok(said) => {
+            let said = said.parse().with_context(|| format!("{VARIABLE}={said}"))?;
+            (said, P99)
+        }
+        Err(_) => (ACCESSES, P99_BESIDE_OTHERS),
     };
     let before = guest.vm().own_memory(MEMORY)?;
     let mut latencies = Vec::new();
@@ -61,7 +65,7 @@ fn accesses(context: &Context) -> Result<()> {
         latencies.len(),
         latencies[latencies.len() / 2]
     );
-    guest.ensure(p99 < P99, || format!("the API's p99 is {p99:?}"))?;
+    guest.ensure(p99 < limit, || format!("the API's p99 is {p99:?}"))?;
     let now = guest.vm().own_memory(MEMORY)?;
     guest.ensure(now < before + GROWTH, || {
         format!("it had {before} KiB of its own before, and has {now}")

@@ -32,6 +32,10 @@ pub(crate) fn tests() -> Vec<Test> {
             place: Place::Bed("limits the memory of a control group"),
             ..Test::with_image("faults::too_little_memory", image, too_little_memory)
         },
+        Test {
+            place: Place::Bed("limits the processes of a control group"),
+            ..Test::with_image("faults::too_few_processes", image, too_few_processes)
+        },
     ]
 }
 
@@ -74,11 +78,52 @@ fn too_little_memory(context: &Context, kernel: Kernel) -> Result<()> {
     for (target, cpus) in [(Target::Online, "2"), (Target::Offline, "1")] {
         let ended = vm.api_at(&socket).vcpu_target(1, target, WAIT)?;
         ensure!(ended.state == State::Succeeded, "{ended:#?}");
-        let count = vm.sh_ok("nproc")?;
+        // It is started before its kernel is done with it.
+        vm.wait_until(&format!("the guest to have {cpus} CPUs"), || {
+            Ok(vm.sh_ok("nproc")?.trim() == cpus)
+        })?;
+    }
+    vm.sh_last("poweroff -f")?;
+    vm.wait_success(SOON)?;
+    Ok(fs::remove_dir(group)?)
+}
+
+/// The host's kernel makes no thread more for this process: a plug says so and leaves nothing behind, and the next one
+/// succeeds when there is room.
+fn too_few_processes(context: &Context, kernel: Kernel) -> Result<()> {
+    let group = Path::new("/sys/fs/cgroup/crowded");
+    fs::create_dir(group)?;
+    let vm = context.vm(kernel).cpus(1, 3).control_group(group).start()?;
+    vm.wait_for_init(1)?;
+    let file = |name| fs::read_to_string(group.join(name));
+    let there = file("pids.current")?;
+    let limit = |limit: &str| fs::write(group.join("pids.max"), limit);
+    limit(there.trim())?;
+    for _ in 0..3 {
+        let ended = vm.api().vcpu_target(1, Target::Online, WAIT)?;
+        let outcome = ended.vcpus[0].outcome.as_ref().context("no outcome")?;
         ensure!(
-            count.trim() == cpus,
-            "the guest has {count} CPUs, not {cpus}"
+            ended.state == State::Failed
+                && outcome.detail.contains("thread of vcpu-1")
+                && outcome.detail.contains("pids.max"),
+            "{ended:#?}"
         );
+        let vcpus = vm.api().vcpus()?;
+        ensure!((vcpus.plugged, vcpus.online) == (1, 1), "{vcpus:#?}");
+        ensure!(vm.sh_ok("nproc")?.trim() == "1", "the guest has more");
+        ensure!(file("pids.current")? == there, "something is left");
+    }
+    limit("max")?;
+    for online in [&[0, 1][..], &[0, 1, 2], &[0, 2]] {
+        let id = if online.len() == 3 { 2 } else { 1 };
+        let target = if online.contains(&id) {
+            Target::Online
+        } else {
+            Target::Offline
+        };
+        let ended = vm.api().vcpu_target(id, target, WAIT)?;
+        ensure!(ended.state == State::Succeeded, "{ended:#?}");
+        vm.agree(online)?;
     }
     vm.sh_last("poweroff -f")?;
     vm.wait_success(SOON)?;

@@ -1,6 +1,6 @@
 //! Everything that can happen is made to happen, and what has happened is looked at.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -159,9 +159,9 @@ impl Model for Explored {
 }
 
 impl Steps {
-    /// A way into what goes round for ever though everybody gets their turn: states that lead to one another by what is
-    /// due, where whatever is due in all of them is done in one.
-    fn round(&self, shape: Shape) -> Option<&Way> {
+    /// What goes round for ever though everybody gets their turn, if anything does: states that lead to one another by what
+    /// is due, where whatever is due in all of them is done in one. The way there, and once round.
+    fn round(&self, shape: Shape) -> Option<(Vec<Act>, Vec<Act>)> {
         let steps = self.steps.iter();
         let graph: DiGraphMap<u64, ()> = steps.map(|step| (step.from, step.to)).collect();
         let rounds = tarjan_scc(&graph);
@@ -180,7 +180,28 @@ impl Steps {
             });
             always.iter().all(|act| done.contains(&act))
         })?;
-        self.ways.get(&round[0])
+        let way = acts(self.ways.get(&round[0])?);
+        Some((way, self.back(round)))
+    }
+
+    /// The shortest way from the first of these states back to it, which does not leave them.
+    fn back(&self, states: &[u64]) -> Vec<Act> {
+        let mut ways = HashMap::from([(states[0], Vec::new())]);
+        let mut queue = VecDeque::from([states[0]]);
+        while let Some(from) = queue.pop_front() {
+            for step in self.steps.iter().filter(|step| step.from == from) {
+                let mut way: Vec<Act> = ways[&from].clone();
+                way.push(step.act.clone());
+                if step.to == states[0] {
+                    return way;
+                }
+                if states.contains(&step.to) && !ways.contains_key(&step.to) {
+                    ways.insert(step.to, way);
+                    queue.push_back(step.to);
+                }
+            }
+        }
+        Vec::new()
     }
 }
 
@@ -193,19 +214,18 @@ pub(crate) fn check(shape: Shape) -> (Option<String>, usize) {
     };
     let checker = explored.checker().spawn_bfs().join();
     let states = checker.unique_state_count();
-    let wrong = checker.discovery("nothing is wrong").and_then(|path| {
+    let wrong = checker.discovery("nothing is wrong").map(|path| {
         let last = path.last_state();
-        let wrong = last.wrong.clone()?;
-        Some(format!(
-            "{wrong}:\n{}",
-            trace::told(shape, &acts(&last.way))
-        ))
+        let wrong = last.wrong.as_deref();
+        let wrong = wrong.unwrap_or("it is not so when it is played again");
+        format!("{wrong}:\n{}", trace::told(shape, &acts(&last.way)))
     });
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let found = wrong.or_else(|| {
-        let way = seen.round(shape)?;
-        let told = trace::told(shape, &acts(way));
-        Some(format!("what is due goes round for ever:\n{told}"))
+        let (way, round) = seen.round(shape)?;
+        let length = round.len();
+        let told = trace::told(shape, &[way, round].concat());
+        Some(format!("the last {length} go round for ever:\n{told}"))
     });
     (found, states)
 }

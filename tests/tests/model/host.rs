@@ -45,6 +45,7 @@ fn a_guest_that_is_told_again() {
         (1, 2, 0, 1, 0),
         (1, 2, 0, 0, 1),
         (2, 1, 1, 0, 1),
+        (1, 1, 2, 0, 1),
     ] {
         holds(Shape {
             boot,

@@ -102,3 +102,43 @@ fn a_guest_that_refuses_twice() {
         ..PLAIN
     });
 }
+
+/// One whose time is over beside one who waits for the same, or for the opposite.
+#[test]
+fn clients_with_and_without_patience() {
+    for boot in [1, 2] {
+        holds(Shape {
+            boot,
+            users: &[],
+            budget: Budget {
+                requests: 3,
+                patient: 1,
+                deadlines: 2,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}
+
+/// In the midst of the guest's scan the host takes back what that has found, puts something there, or takes a CPU out.
+#[test]
+fn scans_that_take_their_time() {
+    for (boot, cancels, refusals, deadlines) in
+        [(1, 1, 1, 0), (2, 1, 1, 0), (1, 0, 1, 1), (2, 0, 0, 2)]
+    {
+        holds(Shape {
+            boot,
+            users: &[],
+            budget: Budget {
+                requests: 2,
+                cancels,
+                refusals,
+                deadlines,
+                slow: 2,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}

@@ -216,28 +216,34 @@ impl Machine {
         honoured
     }
 
-    /// What one pass of the guest's scan finds and clears.
-    pub(crate) fn scan(&mut self) -> Vec<(u32, Request)> {
+    /// The guest's scan begins.
+    pub(crate) fn begin_scan(&mut self) {
         self.interrupt = false;
-        let mut found = Vec::new();
         self.select(0);
-        loop {
-            self.write(regs::COMMAND, &[0]);
-            let flags = self.read_flags();
-            let mut data = [0; 4];
-            self.registers
-                .mmio_read(MmioAddress(0), regs::DATA, &mut data);
-            let cpu = u32::from_le_bytes(data);
-            let (event, request) = if flags & regs::INSERT != 0 {
-                (regs::INSERT, Request::Insert)
-            } else if flags & regs::REMOVE != 0 {
-                (regs::REMOVE, Request::Eject)
-            } else {
-                return found;
-            };
-            self.write(regs::FLAGS, &[event]);
-            found.push((cpu, request));
-        }
+    }
+
+    /// The next event that the scan finds, which it clears afterwards.
+    pub(crate) fn find(&self) -> Option<(u32, Request)> {
+        self.write(regs::COMMAND, &[0]);
+        let flags = self.read_flags();
+        let mut data = [0; 4];
+        self.registers
+            .mmio_read(MmioAddress(0), regs::DATA, &mut data);
+        let request = match flags {
+            flags if flags & regs::INSERT != 0 => Request::Insert,
+            flags if flags & regs::REMOVE != 0 => Request::Eject,
+            _ => return None,
+        };
+        Some((u32::from_le_bytes(data), request))
+    }
+
+    /// It clears what it has found.
+    pub(crate) fn clear(&self, request: Request) {
+        let event = match request {
+            Request::Insert => regs::INSERT,
+            Request::Eject => regs::REMOVE,
+        };
+        self.write(regs::FLAGS, &[event]);
     }
 }
 
@@ -274,7 +280,12 @@ impl Machinery for Machine {
         self.parked.push(vcpu);
     }
 
-    fn end_thread(&mut self, _vcpu: u32) {}
+    fn end_thread(&mut self, vcpu: u32) {
+        if self.threads[vcpu as usize].running.is_some() {
+            let wrong = format!("vCPU {vcpu}'s thread was ended while it runs");
+            self.wrong.push(wrong);
+        }
+    }
 
     fn thread(&self, _vcpu: u32) -> Option<ThreadView> {
         None

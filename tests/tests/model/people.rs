@@ -1,6 +1,6 @@
 //! Those who use a vCPU from outside, each with a short life, and the notifier that waits for one of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -116,8 +116,8 @@ impl User {
 /// What the notifier is at.
 #[derive(Default)]
 pub(crate) struct Asked {
-    /// It was asked to let go of a vCPU, and has not answered.
-    pub(crate) pending: Option<(u32, Done)>,
+    /// The vCPUs that it was asked to let go of, and has not answered for.
+    pub(crate) pending: BTreeMap<u32, Done>,
     /// The vCPUs that it has let go of.
     pub(crate) gone: BTreeSet<u32>,
 }
@@ -135,7 +135,7 @@ impl Waits {
 impl fmt::Debug for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let asked = self.lock();
-        let pending = asked.pending.as_ref().map(|(vcpu, _)| vcpu);
+        let pending: Vec<_> = asked.pending.keys().collect();
         write!(f, "Waits({pending:?}, {:?})", asked.gone)
     }
 }
@@ -148,21 +148,24 @@ impl Notifier for Waits {
     fn prepare(&mut self, vcpu: VcpuRef, done: Done) {
         let mut asked = self.lock();
         asked.gone.insert(vcpu.id);
-        asked.pending = Some((vcpu.id, done));
+        // Answering for what is asked anew is the coordinator's matter, and not under this lock.
+        let before = asked.pending.insert(vcpu.id, done);
+        drop(asked);
+        drop(before);
     }
 
     fn undo(&mut self, vcpu: VcpuRef) {
         let taken = {
             let mut asked = self.lock();
             asked.gone.remove(&vcpu.id);
-            asked.pending.take_if(|(id, _)| *id == vcpu.id)
+            asked.pending.remove(&vcpu.id)
         };
         drop(taken);
     }
 
     fn after_death(&mut self, vcpu: VcpuRef) {
         // It has let go, or has nothing of it any more.
-        let taken = self.lock().pending.take_if(|(id, _)| *id == vcpu.id);
+        let taken = self.lock().pending.remove(&vcpu.id);
         drop(taken);
         self.lock().gone.remove(&vcpu.id);
     }

@@ -40,6 +40,8 @@ pub(crate) struct Budget {
     pub(crate) refusals: u8,
     /// A notification overtakes the one before: Linux has run its handlers on all CPUs at once since 6.8.
     pub(crate) overtakes: u8,
+    /// A scan that takes its time; the host's doings come in between.
+    pub(crate) slow: u8,
     /// It finds a CPU by itself, as by the scan of its boot, and says nothing of it.
     pub(crate) finds: u8,
     /// It says what is not so.
@@ -50,6 +52,8 @@ pub(crate) struct Budget {
     pub(crate) deaths: u8,
     /// The notifier says no.
     pub(crate) vetoes: u8,
+    /// Of the requests, so many may take as long as they do.
+    pub(crate) patient: u8,
     /// The host has no room for a thread, or the thread cannot run its vCPU.
     pub(crate) failures: u8,
     /// Time goes on until whatever waits for it is done again: the guest told, a thread kicked.
@@ -81,6 +85,8 @@ pub(crate) struct Shape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     Ask(Want),
+    /// The same, by somebody who waits for ever.
+    AskPatiently(Want),
     Cancel(OperationId),
     Pause,
     Resume,
@@ -96,8 +102,10 @@ pub(crate) enum Act {
     Fill,
     /// A vCPU's thread cannot run it.
     CannotRun(u32),
-    /// The guest looks for events; obeys the oldest; and so on.
+    /// The guest looks for events; or for one after the other, and clears what it has found; obeys the oldest; and so on.
     Scan,
+    ScanSlowly,
+    Clear,
     Obey,
     Begin,
     Refuse,
@@ -108,8 +116,9 @@ pub(crate) enum Act {
     /// It looks whether what it has ejected is gone, and says so.
     Look,
     LastWord,
-    /// INIT and SIPI.
+    /// INIT and SIPI; or it leaves the CPU as it is.
     Start(u32),
+    LeaveOffline(u32),
     EjectUnasked(u32),
     Lie(u32, u32, u32),
     Reboot,
@@ -117,8 +126,9 @@ pub(crate) enum Act {
     /// A user does its next step, or gives up.
     User(usize),
     GiveUp(usize),
-    Answer,
-    Veto,
+    /// The notifier lets go of a vCPU, or does not.
+    Answer(u32),
+    Veto(u32),
     /// Somebody asks again for what was refused.
     Insist,
 }

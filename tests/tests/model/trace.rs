@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use hotvisor_vmm::hotplug::client::Want;
-use hotvisor_vmm::hotplug::guest::{About, Notice, What};
+use hotvisor_vmm::hotplug::guest::{About, Notice, Says, What};
 use hotvisor_vmm::hotplug::machinery::Message;
 use hotvisor_vmm::hotplug::view::Target;
 
@@ -65,7 +65,12 @@ fn did(notice: &Notice) -> String {
                 Some(ask) => format!(", and keeps it (request {ask})"),
                 None => String::new(),
             };
-            format!("the guest says {:?} {about} vCPU {id}{kept}", word.says)
+            let says = match word.says {
+                Says::Begun => "that it has begun",
+                Says::Done => "that it is done",
+                Says::No(_) => "no",
+            };
+            format!("the guest says {says} {about} vCPU {id}{kept}")
         }
         What::Ejected { requested: true } => format!("the guest has ejected vCPU {id}"),
         What::Ejected { requested: false } => format!("the guest has ejected vCPU {id} by itself"),
@@ -88,6 +93,10 @@ impl fmt::Display for Act {
                 f.write_str("a client asks for ")?;
                 wanted(want, f)
             }
+            Self::AskPatiently(want) => {
+                f.write_str("a client with patience asks for ")?;
+                wanted(want, f)
+            }
             Self::Insist => f.write_str("the client asks again"),
             Self::Cancel(operation) => write!(f, "a client takes operation {operation} back"),
             Self::Pause => f.write_str("the machine stands still"),
@@ -98,7 +107,9 @@ impl fmt::Display for Act {
             Self::Thread(id) => write!(f, "vCPU {id}'s thread gets on"),
             Self::Fill => f.write_str("the host has no room for the next thread"),
             Self::CannotRun(id) => write!(f, "vCPU {id}'s thread cannot run it"),
-            Self::Scan => f.write_str("the guest reads what it is asked for"),
+            Self::Scan => f.write_str("the guest looks what it is asked for"),
+            Self::ScanSlowly => f.write_str("the guest begins to look what it is asked for"),
+            Self::Clear => f.write_str("the guest clears what it has found"),
             Self::Obey => f.write_str("the guest does the oldest of that"),
             Self::Begin => f.write_str("the guest says that it begins with the oldest of that"),
             Self::Refuse => f.write_str("the guest says no to the oldest of that"),
@@ -108,6 +119,7 @@ impl fmt::Display for Act {
             Self::Look => f.write_str("the guest looks whether what it has ejected is gone"),
             Self::LastWord => f.write_str("the guest says how its ejection went"),
             Self::Start(id) => write!(f, "the guest starts vCPU {id}"),
+            Self::LeaveOffline(id) => write!(f, "the guest leaves vCPU {id} offline"),
             Self::EjectUnasked(id) => write!(f, "the guest ejects vCPU {id} by itself"),
             Self::Lie(id, source, status) => {
                 write!(
@@ -119,8 +131,8 @@ impl fmt::Display for Act {
             Self::Die => f.write_str("the guest dies"),
             Self::User(user) => write!(f, "user {user} does its next step"),
             Self::GiveUp(user) => write!(f, "user {user} gives up"),
-            Self::Answer => f.write_str("the notifier lets go"),
-            Self::Veto => f.write_str("the notifier says no"),
+            Self::Answer(id) => write!(f, "the notifier lets go of vCPU {id}"),
+            Self::Veto(id) => write!(f, "the notifier does not let go of vCPU {id}"),
         }
     }
 }

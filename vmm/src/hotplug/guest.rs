@@ -56,8 +56,6 @@ pub struct Word {
     pub says: Says,
     /// The same in the numbers of its firmware interface, for whoever reads an outcome.
     pub numbers: (u32, u32),
-    /// What it means if it says no, and what to do about it.
-    pub meaning: &'static str,
 }
 
 /// What a guest speaks of.
@@ -80,8 +78,8 @@ pub enum Says {
     Begun,
     /// It is done.
     Done,
-    /// It does not do it.
-    No,
+    /// It does not do it: what that means, and what to do about it.
+    No(&'static str),
 }
 
 /// What came of taking back a request to eject.
@@ -100,6 +98,6 @@ impl Word {
     /// Whether the guest says that it does not take a vCPU.
     #[must_use]
     pub fn is_no_to_insertion(&self) -> bool {
-        (self.about, self.says) == (About::Insertion, Says::No)
+        self.about == About::Insertion && matches!(self.says, Says::No(_))
     }
 }

@@ -76,7 +76,7 @@ impl Handle {
             Ok(thread) => thread,
             Err(error) => {
                 let asked = format!("thread of {vcpu}");
-                let remedy = "raise the limit of threads (`ulimit -u`)";
+                let remedy = "raise the limit of threads (`ulimit -u`, or pids.max of the control group: TasksMax= of systemd)";
                 return Err((Error::host(asked, error, remedy), spec.fd));
             }
         };

@@ -39,7 +39,7 @@ fn behind_an_unplug(context: &Context) -> Result<()> {
         let again = request_within(&guest, 1, "online", 30.0)?;
         guest.vm().fail(failure.0, &return_of(failure))?;
         guest.vm().fail("kick", "off")?;
-        guest.ended(&unplug)?;
+        guest.expect_state(&unplug, "superseded")?;
         expect_failed(&guest, &again, failure)?;
         guest.vm().fail(failure.0, "off")?;
         plug(&guest, 1, starts)?;
@@ -49,7 +49,7 @@ fn behind_an_unplug(context: &Context) -> Result<()> {
 
 /// The thread was told to end, and has not; the plug takes a new one, which cannot be had.
 fn behind_an_end(context: &Context) -> Result<()> {
-    let machine = machine(context, 1, 2)?.with(|vm| vm.arg("--dormant-timeout").arg("1"));
+    let machine = machine(context, 1, 2)?.with(|vm| vm.arg("--dormant-timeout").arg("5"));
     let guest = machine.boot()?;
     plug(&guest, 1, 1)?;
     let failure = NEW[NEW.len() - 2];

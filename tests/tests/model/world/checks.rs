@@ -61,11 +61,12 @@ impl World {
             let (was, is) = (&before.vcpus[id], &now[id]);
             // Who was told of and is there is the guest's, as is who may still be ejected, or might have been before; and
             // who was ejected already when the time was over goes.
-            let overdue = [was, is].iter().any(|seen| seen.phase == "overdue");
+            let late = code == Code::TimedOut;
             let open = match part.to {
-                Target::Online => is.present,
-                Target::Offline if code == Code::TimedOut => overdue || !is.present,
-                Target::Offline => overdue,
+                Target::Online => was.present || late && is.present,
+                Target::Offline => {
+                    was.phase == "overdue" || late && (is.phase == "overdue" || !is.present)
+                }
             };
             if nothing && !open && was != is {
                 return Some(format!(
@@ -75,6 +76,7 @@ impl World {
         }
         None
     }
+
     /// After each act: what must never be, is not.
     pub(super) fn look(&mut self) {
         if let Some(view) = self.coordinator.take_view(Some(&self.machine)) {
@@ -152,15 +154,22 @@ impl World {
                 let Some(outcome) = &part.outcome else {
                     continue;
                 };
-                let stays = match (part.to, outcome.code) {
-                    (Target::Offline, Code::Refused) => outcome.word.is_some(),
-                    (Target::Online, Code::Succeeded) => true,
-                    _ => false,
+                let id = part.vcpu as usize;
+                let present = self.machine.present[id];
+                let runs = self.machine.threads[id].running.is_some();
+                let run = self.view.vcpus[id].generation;
+                let started = id == 0 || self.guest.started.get(&part.vcpu) == Some(&run);
+                let holds = match (part.to, outcome.code) {
+                    (Target::Offline, Code::Refused) if outcome.word.is_some() => present,
+                    (Target::Offline, Code::Succeeded) => !present && !runs,
+                    (Target::Online, Code::Succeeded) => present && started,
+                    (_, Code::TimedOut) => !self.patient.contains(&operation.id),
+                    _ => true,
                 };
-                let new = known(operation.id, part.vcpu).is_none();
-                if stays && new && !self.machine.present[part.vcpu as usize] {
+                if known(operation.id, part.vcpu).is_none() && !holds {
                     wrong = Some(format!(
-                        "operation {} says of vCPU {}, which the guest has ejected: {outcome:?}",
+                        "operation {} says of vCPU {}, which the guest has, {present}, has started, {started}, and a \
+                         thread runs, {runs}: {outcome:?}",
                         operation.id, part.vcpu
                     ));
                 }

@@ -28,8 +28,19 @@ pub(super) struct LastWord {
     source: u32,
 }
 
+/// Where its search for events is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Scan {
+    #[default]
+    Rests,
+    Looks,
+    /// It has found this, and not cleared it.
+    Found(u32, Asks),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Guest {
+    pub(super) scan: Scan,
     pub(super) work: VecDeque<Work>,
     /// What it has ejected, and has still to say something of.
     pub(super) last_word: Option<LastWord>,
@@ -46,18 +57,58 @@ pub(super) struct Guest {
     pub(super) is_dead: bool,
 }
 
+impl Guest {
+    /// What it does about the oldest of its work, or of what it has done.
+    fn next_of_work(&self, variant: Variant) -> Option<Act> {
+        match self.last_word {
+            Some(last) if last.looked => Some(Act::LastWord),
+            Some(_) => Some(Act::Look),
+            None if self.work.is_empty() => None,
+            None if variant == Variant::Insists => Some(Act::Refuse),
+            None => Some(Act::Obey),
+        }
+    }
+}
+
 impl World {
+    /// What the guest does sooner or later. Its methods have one lock for all registers, so that it does nothing else with them
+    /// in the midst of a scan.
+    pub(super) fn due_of_guest(&self) -> Vec<Act> {
+        let mut due: Vec<Act> = self
+            .guest
+            .starting
+            .iter()
+            .map(|id| Act::Start(*id))
+            .collect();
+        match self.guest.scan {
+            Scan::Found(..) => due.push(Act::Clear),
+            Scan::Looks => due.push(Act::Scan),
+            Scan::Rests => {
+                due.extend(self.machine.interrupt.then_some(Act::Scan));
+                due.extend(self.guest.next_of_work(self.shape.variant));
+            }
+        }
+        due
+    }
+
     /// What the guest may do, and need not.
     pub(super) fn possible_of_guest(&self) -> Vec<Act> {
+        if self.guest.scan != Scan::Rests {
+            return Vec::new();
+        }
         let Budget {
             refusals,
             overtakes,
             finds,
             lies,
             ejects,
+            slow,
             ..
         } = self.budget;
         let mut possible = Vec::new();
+        if slow > 0 && self.machine.interrupt {
+            possible.push(Act::ScanSlowly);
+        }
         let is_ejecting = self.guest.last_word.is_some();
         let vcpus = 1..self.shape.vcpus;
         if refusals > 0 && !is_ejecting && !self.guest.work.is_empty() {
@@ -75,6 +126,9 @@ impl World {
             let unknown = vcpus.clone().filter(|id| !self.guest.knows.contains(id));
             possible.extend(unknown.map(Act::Find));
         }
+        if refusals > 0 && self.shape.budget.deadlines == ALWAYS {
+            possible.extend(self.guest.starting.iter().map(|id| Act::LeaveOffline(*id)));
+        }
         if ejects > 0 && !is_ejecting {
             possible.extend((0..self.shape.vcpus).map(Act::EjectUnasked));
         }
@@ -90,7 +144,16 @@ impl World {
         // What comes of that is no undoing.
         self.before.take_if(|_| act.is_of_the_guest_alone());
         match act {
-            Act::Scan => self.scan(),
+            Act::Scan => self.scan(false),
+            Act::ScanSlowly => {
+                self.budget.slow -= 1;
+                self.scan(true);
+            }
+            Act::Clear => self.clear(),
+            Act::LeaveOffline(cpu) => {
+                self.budget.refusals -= 1;
+                self.guest.starting.remove(cpu);
+            }
             Act::Overtake => {
                 self.budget.overtakes -= 1;
                 self.guest.work.swap(0, 1);
@@ -101,17 +164,7 @@ impl World {
                     self.has(*cpu);
                 }
             }
-            Act::Look => {
-                if let Some(last) = &mut self.guest.last_word {
-                    last.looked = true;
-                    let LastWord { cpu, gone, .. } = *last;
-                    if self.machine.sta(cpu) && gone {
-                        self.is_wrong(format!(
-                            "vCPU {cpu}'s eject seems to the guest to have failed"
-                        ));
-                    }
-                }
-            }
+            Act::Look => self.look_whether_gone(),
             Act::LastWord => {
                 if let Some(LastWord { cpu, source, .. }) = self.guest.last_word.take() {
                     self.machine.ost(cpu, source, 0);
@@ -154,22 +207,49 @@ impl World {
         }
     }
 
-    /// It notes what it finds.
-    fn scan(&mut self) {
-        let found = self.machine.scan();
-        if self.shape.variant == Variant::AckRevokes {
-            let ejects = found.iter().filter(|(_, asks)| *asks == Asks::Eject);
-            self.guest.revoked.extend(ejects.map(|(cpu, _)| *cpu));
+    /// It looks whether what it has ejected is gone.
+    fn look_whether_gone(&mut self) {
+        if let Some(last) = &mut self.guest.last_word {
+            last.looked = true;
+            let LastWord { cpu, gone, .. } = *last;
+            if self.machine.sta(cpu) && gone {
+                self.is_wrong(format!(
+                    "vCPU {cpu}'s eject seems to the guest to have failed"
+                ));
+            }
         }
-        let plugs = &self.machine.plugs;
-        let found = found.into_iter().map(|(cpu, asks)| Work {
-            cpu,
-            asks,
-            plug: plugs[cpu as usize],
-        });
-        self.guest.work.extend(found);
+    }
+
+    /// One pass of its scan; or, if it is slow, so much of it until it has found something, or nothing.
+    fn scan(&mut self, slow: bool) {
+        if self.guest.scan == Scan::Rests {
+            self.machine.begin_scan();
+        }
+        while let Some((cpu, asks)) = self.machine.find() {
+            self.guest.scan = Scan::Found(cpu, asks);
+            if slow {
+                return;
+            }
+            self.clear();
+        }
+        self.guest.scan = Scan::Rests;
         let owes = !self.guest.work.is_empty() || !self.guest.ignored.is_empty();
-        self.machine.interrupt = owes && self.shape.variant == Variant::RemindsUntilAnswered;
+        let reminds = self.shape.variant == Variant::RemindsUntilAnswered;
+        self.machine.interrupt |= owes && reminds;
+    }
+
+    /// It notes what it has found, and looks further.
+    fn clear(&mut self) {
+        let Scan::Found(cpu, asks) = self.guest.scan else {
+            return;
+        };
+        self.guest.scan = Scan::Looks;
+        self.machine.clear(asks);
+        if self.shape.variant == Variant::AckRevokes && asks == Asks::Eject {
+            self.guest.revoked.insert(cpu);
+        }
+        let plug = self.machine.plugs[cpu as usize];
+        self.guest.work.push_back(Work { cpu, asks, plug });
     }
 
     /// The oldest of what the guest was asked.
@@ -187,8 +267,9 @@ impl World {
                 self.guest.ignored.insert((cpu, work.plug));
             }
             (Asks::Insert, act) => {
-                // It may say yes when it hears of it again.
-                if *act == Act::Refuse || !self.machine.sta(cpu) {
+                // Linux looks first whether it is there. It may say yes when it hears of it again.
+                let is_there = self.machine.sta(cpu);
+                if *act == Act::Refuse || !is_there {
                     return self.machine.ost(cpu, 1, 1);
                 }
                 self.machine.ost(cpu, 1, 0);

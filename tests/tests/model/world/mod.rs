@@ -4,6 +4,7 @@
 mod checks;
 mod guest;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ use guest::Guest;
 const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// How much time goes by until something is done again; more than the longest pause before that.
 const AGAIN: Duration = Duration::from_secs(1000);
+/// How long a dormant thread is kept.
+const DORMANT: Duration = Duration::from_secs(100);
 
 pub(crate) struct World {
     shape: Shape,
@@ -43,6 +46,8 @@ pub(crate) struct World {
     reminded: u32,
     /// What is asked for again if it is refused.
     insists: Option<(Want, OperationId)>,
+    /// The operations of clients who wait for ever.
+    patient: BTreeSet<OperationId>,
     /// What there was when the last request came, if nothing was under way then.
     before: Option<Before>,
     /// A register write that has not returned, with the lock held that everything needs.
@@ -72,7 +77,13 @@ impl fmt::Debug for World {
             self.users,
             self.waits,
             self.budget,
-            (self.held, self.is_paused, &self.insists, &self.before),
+            (
+                self.held,
+                self.is_paused,
+                &self.insists,
+                &self.patient,
+                &self.before
+            ),
             self.wrong
         )
     }
@@ -84,7 +95,7 @@ impl World {
         let sink = queue.clone();
         let limits = Limits {
             operation: FOREVER,
-            dormant: None,
+            dormant: (shape.budget.reminders > 0).then_some(DORMANT),
         };
         let post = Arc::new(move |message| sink.post(message));
         let mut coordinator = Coordinator::new(limits, post, Arc::default());
@@ -115,6 +126,7 @@ impl World {
             is_paused: false,
             reminded: 0,
             insists: None,
+            patient: BTreeSet::new(),
             before: None,
             view: View::default(),
             held: None,
@@ -173,19 +185,7 @@ impl World {
         let busy = threads.filter(|(_, thread)| !thread.todo.is_empty());
         due.extend(busy.map(|(id, _)| Act::Thread(id)));
         if self.guest_runs() {
-            match self.guest.last_word {
-                Some(last) if last.looked => due.push(Act::LastWord),
-                Some(_) => due.push(Act::Look),
-                None if !self.guest.work.is_empty() => due.push(match self.shape.variant {
-                    Variant::Insists => Act::Refuse,
-                    _ => Act::Obey,
-                }),
-                None => {}
-            }
-            if self.machine.interrupt {
-                due.push(Act::Scan);
-            }
-            due.extend(self.guest.starting.iter().map(|id| Act::Start(*id)));
+            due.extend(self.due_of_guest());
         }
         for (number, user) in self.users.iter().enumerate() {
             if !user.has_begun() {
@@ -197,8 +197,8 @@ impl World {
                 due.push(Act::GiveUp(number));
             }
         }
-        if self.waits.lock().pending.is_some() && self.nobody_is_waited_for() {
-            due.push(Act::Answer);
+        if self.nobody_is_waited_for() {
+            due.extend(self.waits.lock().pending.keys().map(|id| Act::Answer(*id)));
         }
         if self
             .insists
@@ -258,6 +258,10 @@ impl World {
                     possible.push(Act::Ask(Want::One(id, target)));
                 }
             }
+            if self.budget.patient > 0 {
+                possible.push(Act::AskPatiently(Want::One(1, Target::Online)));
+                possible.push(Act::AskPatiently(Want::One(1, Target::Offline)));
+            }
             // Never the boot CPU.
             possible.push(Act::Ask(Want::One(0, Target::Offline)));
             possible.push(Act::Ask(Want::Count(0)));
@@ -296,8 +300,8 @@ impl World {
             let again = self.now() + AGAIN;
             possible.extend(next.filter(|next| *next <= again).map(|_| Act::Remind));
         }
-        if vetoes > 0 && self.waits.lock().pending.is_some() {
-            possible.push(Act::Veto);
+        if vetoes > 0 {
+            possible.extend(self.waits.lock().pending.keys().map(|id| Act::Veto(*id)));
         }
         possible
     }
@@ -307,12 +311,12 @@ impl World {
         Instant::now() + AGAIN * self.reminded
     }
 
-    fn ask(&mut self, want: &Want) {
+    fn ask(&mut self, want: &Want, patient: bool) {
         let allowed = !matches!(want, Want::One(0, Target::Offline) | Want::Count(0));
-        let timeout = match (self.shape.budget.deadlines, self.shape.budget.reminders) {
-            (0, _) => FOREVER,
-            (_, 0) => Duration::ZERO,
-            _ => FOREVER / 2,
+        let timeout = match self.shape.budget.deadlines {
+            0 => FOREVER,
+            _ if patient => FOREVER,
+            _ => Duration::ZERO,
         };
         let request = Request {
             want: want.clone(),
@@ -328,6 +332,9 @@ impl World {
         }
         if let Ok(operation) = answer {
             self.before = seen.map(|vcpus| Before { operation, vcpus });
+            if patient {
+                self.patient.insert(operation);
+            }
             if self.shape.variant == Variant::Insists {
                 self.insists = Some((want.clone(), operation));
             }
@@ -340,11 +347,16 @@ impl World {
             Act::Ask(want) => {
                 let allowed = !matches!(want, Want::One(0, Target::Offline) | Want::Count(0));
                 self.budget.requests -= u8::from(allowed);
-                self.ask(want);
+                self.ask(want, false);
+            }
+            Act::AskPatiently(want) => {
+                self.budget.requests -= 1;
+                self.budget.patient -= 1;
+                self.ask(want, true);
             }
             Act::Insist => {
                 if let Some((want, _)) = self.insists.take() {
-                    self.ask(&want);
+                    self.ask(&want, false);
                 }
             }
             Act::Cancel(operation) => {
@@ -355,16 +367,12 @@ impl World {
                 if self.budget.deadlines != ALWAYS {
                     self.budget.deadlines -= 1;
                 }
-                let late = match self.shape.budget.reminders {
-                    0 => Duration::ZERO,
-                    _ => FOREVER / 2,
-                };
-                self.coordinator.tick(self.now() + late, &mut self.machine);
+                self.coordinator.expire(self.now(), &mut self.machine);
             }
             Act::Remind => {
                 self.budget.reminders -= 1;
                 self.reminded += 1;
-                self.coordinator.tick(self.now(), &mut self.machine);
+                self.coordinator.repeat(self.now(), &mut self.machine);
             }
             Act::Fill | Act::CannotRun(_) => {
                 self.budget.failures -= 1;
@@ -390,7 +398,7 @@ impl World {
                 self.users[*number].go(&gates, self.lock.as_ref());
             }
             Act::GiveUp(number) => self.users[*number].end(),
-            Act::Answer | Act::Veto => self.answer(act),
+            Act::Answer(id) | Act::Veto(id) => self.answer(*id, act),
             _ => self.guest(act),
         }
         self.let_go_of_the_lock();
@@ -402,11 +410,11 @@ impl World {
         self.waits.lock().gone.insert(id);
     }
 
-    fn answer(&mut self, act: &Act) {
-        let pending = self.waits.lock().pending.take();
+    fn answer(&mut self, id: u32, act: &Act) {
+        let pending = self.waits.lock().pending.remove(&id);
         match (pending, act) {
-            (Some((_, done)), Act::Answer) => done.ready(),
-            (Some((_, done)), _) => {
+            (Some(done), Act::Answer(_)) => done.ready(),
+            (Some(done), _) => {
                 self.budget.vetoes -= 1;
                 done.refuse("not now");
             }

@@ -12,8 +12,14 @@ use std::time::Instant;
 use tracing::debug;
 
 impl Coordinator {
-    /// Does what time asks for, `now` being the time.
+    /// Does what time asks for, `now` being the time: [`Coordinator::expire`], and then [`Coordinator::repeat`].
     pub fn tick(&mut self, now: Instant, machine: &mut dyn Machinery) {
+        self.expire(now, machine);
+        self.repeat(now, machine);
+    }
+
+    /// Ends the operations that have no time left.
+    pub fn expire(&mut self, now: Instant, machine: &mut dyn Machinery) {
         let overdue = match self.paused {
             None => self.operations.overdue(now),
             Some(_) => Vec::new(),
@@ -24,6 +30,10 @@ impl Coordinator {
             }
             self.operations.end_if_done(operation);
         }
+    }
+
+    /// Says or does again what has had no effect so far, and ends threads that were dormant for long enough.
+    pub fn repeat(&mut self, now: Instant, machine: &mut dyn Machinery) {
         for id in self.ids() {
             self.again(id, now, machine);
         }

@@ -327,6 +327,9 @@ impl Phase {
                     was: Rest::Announced,
                     ..
                 }
+                | Self::Overdue {
+                    was: Rest::Announced
+                }
         )
     }
 

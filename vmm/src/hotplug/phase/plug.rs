@@ -1,7 +1,7 @@
 //! The way in: from nothing to online.
 
 use super::{Action, Change, Event, Phase, Rest, drain, ejected, to};
-use crate::hotplug::guest::{About, Asked, Says, Withdrawn, Word};
+use crate::hotplug::guest::{About, Asked, Says, Withdrawn};
 use crate::hotplug::step::SYNC;
 use crate::hotplug::view::Code;
 
@@ -71,9 +71,9 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
         Event::Said(word) if word.about == About::Insertion => match word.says {
             Says::Done => to(Phase::Plugged, [], "the guest has acknowledged it"),
             Says::Begun => to(here, [], "the guest has begun"),
-            Says::No => to(here, [], TOLD_AGAIN),
+            Says::No(_) => to(here, [], TOLD_AGAIN),
         },
-        Event::NotTaken(word) => not_taken(word),
+        Event::NotTaken(word) => not_taken().with(word),
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
         Event::Unplug { retracted: false } => drain(Rest::Announced, false),
         Event::Recall {
@@ -103,14 +103,16 @@ fn undone(reason: &'static str) -> Change {
 }
 
 /// The guest says that it does not take it.
-fn not_taken(word: Word) -> Change {
+fn not_taken() -> Change {
     to(
         Phase::Syncing { undo: true },
         [(SYNC.up)(0)],
         "the guest does not take it",
     )
-    .ends(Code::Refused, format!("{}; undone", word.meaning))
-    .with(word)
+    .ends(
+        Code::Refused,
+        "the guest could not add the CPU; its kernel log says why; undone",
+    )
 }
 
 fn online() -> Change {

@@ -292,6 +292,11 @@ fn a_guest_that_acknowledges_what_it_was_asked_for_meanwhile_is_notified_again()
         };
         assert!(reminds(Rest::Announced, At::Asked), "{event:?}");
         assert!(!reminds(Rest::Announced, HOST), "{event:?}");
+        let earlier = At::Host {
+            n: 1,
+            earlier: true,
+        };
+        assert!(reminds(Rest::Announced, earlier), "{event:?}");
         assert!(!reminds(Rest::Plugged, At::Asked), "{event:?}");
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn notifying(was: Rest, at: At, event: Event, notifiers: &[&'static s
         (Event::Said(word), At::Read | At::Begun) if word.about == About::Ejection => {
             match word.says {
                 Says::Begun => to(here(was, At::Begun), [], "the guest has begun"),
-                Says::Done | Says::No => to(here(was, At::Read), [], ASKED_AGAIN),
+                Says::Done | Says::No(_) => to(here(was, At::Read), [], ASKED_AGAIN),
             }
         }
         (Event::Kept(word), At::Read | At::Begun) => {
@@ -160,13 +160,12 @@ const ASKED_AGAIN: &str = "the guest says no, and was asked again since: the ans
 
 /// The guest's last word on the ejection that it was asked for.
 fn guest_keeps_it(word: Word, back: impl Fn(&'static str) -> Change) -> Change {
-    let change = if word.says == Says::Done {
-        back("the guest says that it is done, and did not eject").ends(
+    let change = match word.says {
+        Says::No(why) => back("the guest says no").ends(Code::Refused, why),
+        Says::Done | Says::Begun => back("the guest says that it is done, and did not eject").ends(
             Code::Refused,
             "the guest says that it has let go of the CPU, and has not ejected it; undone",
-        )
-    } else {
-        back("the guest says no").ends(Code::Refused, word.meaning)
+        ),
     };
     change.with(word)
 }
@@ -176,7 +175,7 @@ fn insertion_answer(was: Rest, at: At, says: Says) -> Change {
     let (rest, reason) = match (was, says) {
         (Rest::Announced, Says::Done) => (Rest::Plugged, "the guest has acknowledged it"),
         (Rest::Announced, Says::Begun) => (was, "the guest has begun"),
-        (Rest::Announced, Says::No) => (was, TOLD_AGAIN),
+        (Rest::Announced, Says::No(_)) => (was, TOLD_AGAIN),
         _ => (was, "it was acknowledged already"),
     };
     to(
@@ -221,18 +220,16 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
                 "the guest has started it meanwhile",
             )
         }
-        Event::Said(word)
-            if was == Rest::Announced
-                && (word.about, word.says) == (About::Insertion, Says::Done) =>
-        {
-            // It may have seen the request as soon as it had, and nobody tells it to look.
-            let actions = Vec::from_iter(shown_now(was, true));
-            to(
-                here(Rest::Plugged),
-                actions,
-                "the guest has acknowledged it",
-            )
+        // With its word on the insertion it is shown that it is asked for; and nobody else tells it to look.
+        Event::Said(word) if was == Rest::Announced && word.about == About::Insertion => {
+            let (rest, reason) = match word.says {
+                Says::Done => (Rest::Plugged, "the guest has acknowledged it"),
+                Says::Begun => (was, "the guest has begun to take it"),
+                Says::No(_) => (was, TOLD_AGAIN),
+            };
+            to(here(rest), [Action::Remind], reason)
         }
+        Event::NotTaken(_) => let_go("the guest does not take it"),
         Event::Unplug { .. } => drain(was, true),
         Event::Deadline { .. } => to(here(was), [], "the guest is still at it").ends(
             Code::TimedOut,

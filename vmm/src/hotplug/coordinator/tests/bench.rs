@@ -145,7 +145,8 @@ impl Bench {
 
     pub(super) fn ost(&mut self, cpu: u32, source: u32, status: u32) {
         let word = word(source, status);
-        let no = source == 3 && word.says != Says::Begun && !self.machine.asked_again;
+        let answer = source == 3 && word.says != Says::Begun;
+        let no = answer && !self.machine.asked_again;
         let kept = no.then_some(self.coordinator.slots[cpu as usize].ask);
         self.notice(cpu, What::Said { word, kept });
     }

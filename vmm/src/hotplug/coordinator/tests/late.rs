@@ -380,3 +380,25 @@ fn a_guest_that_has_just_acknowledged_what_is_asked_for_is_told_to_look() {
         assert_eq!(bench.phase(1), "dormant");
     }
 }
+
+/// The same where it says no to the insertion: what it does not take is gone, unless it was told of it again.
+#[test]
+fn a_guest_that_does_not_take_what_nobody_waits_for_any_more_has_it_no_longer() {
+    let mut bench = Bench::new(1);
+    bench.ask(Want::Count(2));
+    bench.tell(1, Message::Ready);
+    bench.machine.noticed = true;
+    bench.notice(1, What::InsertRead);
+    bench.ask_within(Want::Count(1), Duration::ZERO);
+    bench.tick();
+    assert_eq!(bench.phase(1), "overdue");
+    bench.machine.calls.clear();
+    bench.machine.told_again = true;
+    bench.ost(1, 1, 1);
+    assert_eq!(bench.phase(1), "overdue");
+    assert!(bench.machine.calls.contains(&("remind", 0)));
+    bench.machine.told_again = false;
+    bench.ost(1, 1, 1);
+    bench.tell(1, Message::Parked);
+    assert_eq!(bench.phase(1), "dormant");
+}
