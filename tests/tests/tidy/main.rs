@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod layers;
+mod named;
 mod size;
 mod source;
 mod supply;
