@@ -1,6 +1,6 @@
 //! More than one vCPU beside the first, and more than one of everybody else.
 
-use crate::shape::{Budget, Shape};
+use crate::shape::{ALWAYS, Budget, Shape};
 use crate::{GATE_FIRST, LOCK_FIRST, MOVABLE, OF_ANOTHER, PINNED, PLAIN, SAMPLER, holds};
 
 #[test]
@@ -110,6 +110,45 @@ fn two_users_of_a_guest_that_reboots_or_ejects_as_it_likes() {
                 requests: 1,
                 reboots,
                 ejects,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}
+
+/// Whoever is inside, whatever the guest does or leaves undone.
+#[test]
+fn two_users_of_a_guest_that_refuses_lies_or_is_late() {
+    for (lies, refusals, deadlines, failures) in
+        [(1, 0, ALWAYS, 0), (0, 1, ALWAYS, 0), (0, 0, 1, 1)]
+    {
+        holds(Shape {
+            users: &[PINNED, MOVABLE],
+            budget: Budget {
+                requests: 1,
+                lies,
+                refusals,
+                deadlines,
+                failures,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}
+
+#[test]
+fn three_vcpus_and_a_guest_that_refuses_and_is_late() {
+    for users in [&[PINNED, OF_ANOTHER][..], &[PINNED, MOVABLE, OF_ANOTHER]] {
+        holds(Shape {
+            vcpus: 3,
+            boot: 3,
+            users,
+            budget: Budget {
+                requests: 1,
+                refusals: 1,
+                deadlines: 1,
                 ..PLAIN.budget
             },
             ..PLAIN
