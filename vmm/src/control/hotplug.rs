@@ -1,20 +1,20 @@
 //! The control thread's side of hotplug: calls in, views and answers out.
 
+use super::published::Published;
 use super::queue::Post;
 use crate::config::VmConfig;
 use crate::error::Problem;
-use crate::events;
 use crate::hotplug::client::{Refused, Request, VcpuCall, Want};
 use crate::hotplug::coordinator::{Coordinator, Limits};
 use crate::hotplug::machinery::{Machinery, Message};
 use crate::hotplug::notifier::Notifier;
-use crate::hotplug::view::{MachineState, OperationId, View};
+use crate::hotplug::view::{MachineState, OperationId};
 use crate::machine::Machine;
 use crate::tally::Tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 /// An answer that is given once the view shows what it is about.
 enum Answer {
@@ -47,14 +47,6 @@ pub(super) enum Place<'a> {
     Created,
     /// There is none.
     Vacant,
-}
-
-/// What everybody may read.
-#[derive(Default)]
-pub(super) struct Published {
-    pub(super) view: watch::Sender<Arc<View>>,
-    pub(super) events: events::Writer,
-    pub(super) tally: Arc<Tally>,
 }
 
 /// The coordinator, and whom it answers.
@@ -202,17 +194,12 @@ impl Hotplug {
             machine.ring();
         }
         let machine = machine.map(|machine| &*machine as &dyn Machinery);
-        if let Some(mut view) = self.coordinator.take_view(machine) {
+        let mut view = self.coordinator.take_view(machine);
+        if let Some(view) = &mut view {
             view.state = self.state;
             view.config.clone_from(&self.config);
-            self.published.view.send_if_modified(|published| {
-                let awaited = view.is_awaited_after(published);
-                *published = Arc::new(view);
-                awaited
-            });
         }
-        // After the view, which shows what they are about.
-        self.published.events.write(self.coordinator.take_news());
+        self.published.publish(view, self.coordinator.take_news());
         for answer in self.answers.drain(..) {
             // Nobody may be there any more to hear it.
             match answer {
@@ -227,9 +214,11 @@ impl Hotplug {
 mod tests {
     use super::*;
     use crate::control::queue::Queue;
+    use crate::hotplug::view::View;
     use std::pin::pin;
     use std::sync::Mutex;
     use std::task::{Context, Poll, Wake, Waker};
+    use tokio::sync::watch;
 
     /// What the view shows at the moment at which a reader of the events is woken.
     struct Look {
@@ -246,7 +235,7 @@ mod tests {
     #[test]
     fn an_event_comes_when_the_view_shows_what_it_is_about() {
         let queue = Queue::new().unwrap();
-        let published = Published::default();
+        let published = <Published>::default();
         let look = Arc::new(Look {
             view: published.view.subscribe(),
             seen: Mutex::default(),

@@ -7,6 +7,7 @@ mod driver;
 mod hotplug;
 mod lifecycle;
 mod prepared;
+mod published;
 mod queue;
 mod signals;
 mod terminal;
@@ -24,7 +25,7 @@ use crate::hotplug::client::Client;
 use crate::hotplug::notifier::Notifier;
 use crate::isolation::{Role, confine};
 use driver::Driver;
-use hotplug::Published;
+use published::Published;
 use queue::Queue;
 use std::sync::Arc;
 

@@ -72,7 +72,7 @@ impl Default for Writer {
 
 impl Writer {
     /// A ring of so many places for events that weigh so much together.
-    pub(super) fn new(places: usize, limit: usize) -> Self {
+    pub(crate) fn new(places: usize, limit: usize) -> Self {
         let ring = Ring {
             places: (0..places).map(|_| ArcSwapOption::empty()).collect(),
             newest: AtomicU64::new(0),
