@@ -167,6 +167,8 @@ impl World {
             Step::Work(manner) => self.work(manner),
             Step::Overtake if self.work.len() > 1 => self.work.swap(0, 1),
             Step::Overtake => {}
+            // It has one lock for that and for its work: no other eject before it has looked what came of one.
+            Step::Eject(_) if self.last_word.is_some() => {}
             Step::Eject(cpu) => {
                 self.board.eject(cpu);
                 // `_STA`, as after every eject.
