@@ -142,3 +142,19 @@ fn scans_that_take_their_time() {
         });
     }
 }
+
+/// What nobody waits for any more is wanted again, and the guest does not take it.
+#[test]
+fn a_plug_of_what_the_guest_has_not_answered_for() {
+    holds(Shape {
+        boot: 1,
+        users: &[],
+        budget: Budget {
+            requests: 3,
+            refusals: 1,
+            deadlines: 1,
+            ..PLAIN.budget
+        },
+        ..PLAIN
+    });
+}

@@ -1,7 +1,7 @@
 //! The way in: from nothing to online.
 
 use super::{Action, Change, Event, Phase, Rest, drain, ejected, to};
-use crate::hotplug::guest::{About, Asked, Says, Withdrawn};
+use crate::hotplug::guest::{About, Asked, Says, Withdrawn, Word};
 use crate::hotplug::step::SYNC;
 use crate::hotplug::view::Code;
 
@@ -73,7 +73,10 @@ pub(super) fn announced(read: bool, event: Event) -> Change {
             Says::Begun => to(here, [], "the guest has begun"),
             Says::No(_) => to(here, [], TOLD_AGAIN),
         },
-        Event::NotTaken(word) => not_taken().with(word),
+        Event::NotTaken(word) => {
+            let undone = undone("the guest does not take it");
+            not_taken(undone, word)
+        }
         Event::Unplug { retracted: true } => undone("the guest had not noticed it"),
         Event::Unplug { retracted: false } => drain(Rest::Announced, false),
         Event::Recall {
@@ -103,16 +106,14 @@ fn undone(reason: &'static str) -> Change {
 }
 
 /// The guest says that it does not take it.
-fn not_taken() -> Change {
-    to(
-        Phase::Syncing { undo: true },
-        [(SYNC.up)(0)],
-        "the guest does not take it",
-    )
-    .ends(
-        Code::Refused,
-        "the guest could not add the CPU; its kernel log says why; undone",
-    )
+pub(super) fn not_taken(change: Change, word: Word) -> Change {
+    let why = match word.says {
+        Says::No(why) => why,
+        Says::Begun | Says::Done => "the guest does not take it",
+    };
+    change
+        .ends(Code::Refused, format!("{why}; undone"))
+        .with(word)
 }
 
 fn online() -> Change {

@@ -1,6 +1,6 @@
 //! The way out: from the request to dormant, or back.
 
-use super::plug::{TOLD_AGAIN, unread};
+use super::plug::{TOLD_AGAIN, not_taken, unread};
 use super::{Action, At, Change, Event, Phase, Rest, drain, ejected, let_go, to};
 use crate::hotplug::guest::{About, Asked, Says, Withdrawn, Word};
 use crate::hotplug::step::{NOTIFY_GUEST, NOTIFY_HOST, STOP, walk_back};
@@ -229,7 +229,8 @@ pub(super) fn overdue(was: Rest, event: Event) -> Change {
             };
             to(here(rest), [Action::Remind], reason)
         }
-        Event::NotTaken(_) => let_go("the guest does not take it"),
+        // Who wants it online meanwhile is told so.
+        Event::NotTaken(word) => not_taken(let_go("the guest does not take it"), word),
         Event::Unplug { .. } => drain(was, true),
         Event::Deadline { .. } => to(here(was), [], "the guest is still at it").ends(
             Code::TimedOut,

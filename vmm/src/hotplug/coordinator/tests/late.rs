@@ -397,8 +397,12 @@ fn a_guest_that_does_not_take_what_nobody_waits_for_any_more_has_it_no_longer() 
     bench.ost(1, 1, 1);
     assert_eq!(bench.phase(1), "overdue");
     assert!(bench.machine.calls.contains(&("remind", 0)));
+    // Who asks for it now is told that the guest does not take it, and not that all is well.
+    let operation = bench.ask(Want::Count(2));
     bench.machine.told_again = false;
     bench.ost(1, 1, 1);
+    let outcome = bench.outcome(operation, 1);
+    assert_eq!((outcome.code, outcome.word), (Code::Refused, Some((1, 1))));
     bench.tell(1, Message::Parked);
     assert_eq!(bench.phase(1), "dormant");
 }
