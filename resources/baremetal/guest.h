@@ -85,7 +85,7 @@ uint32_t serve(void);
 
 /* ---- hostile.c: what no operating system does ---- */
 
-/* Makes at least so many accesses, the same ones for the same seed; returns how many. */
+/* Makes at least so many accesses, the same ones for the same seed; returns how many, 0 if none was of eight bytes. */
 uint32_t hostile(uint32_t seed, uint32_t count);
 
 /* ---- instructions ---- */

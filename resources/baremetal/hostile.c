@@ -27,6 +27,8 @@
 
 static uint32_t state;
 static uint32_t accesses;
+/* Those of eight bytes that did not end with an exception. */
+static uint32_t eights;
 
 /* Xorshift (Marsaglia, 2003): never zero. */
 static uint32_t any(void)
@@ -52,10 +54,11 @@ static uint32_t value(void)
 
 static void act(enum kind kind, uint32_t width, uint32_t at, uint32_t what)
 {
-    struct op op = { .kind = kind, .width = width, .a = at, .b = what };
+    struct op op = { .kind = kind, .width = width, .a = at, .b = what, .c = width == 8 ? any() : 0 };
 
     perform(&op);
     accesses++;
+    eights += width == 8 && op.trap < 0;
 }
 
 static uint32_t width(void)
@@ -205,7 +208,7 @@ uint32_t hostile(uint32_t seed, uint32_t count)
     uint32_t before = patience;
 
     state = seed ? seed : 1;
-    accesses = 0;
+    accesses = eights = 0;
     /* It waits for nobody. */
     patience = 12;
     while (accesses < count)
@@ -213,5 +216,5 @@ uint32_t hostile(uint32_t seed, uint32_t count)
     patience = before;
     close_pins();
     serial_reset();
-    return accesses;
+    return eights ? accesses : 0;
 }

@@ -48,8 +48,8 @@ pub(super) fn start(verbosity: u8, file: Option<&Path>) -> Result<Option<NewFile
     Ok(made)
 }
 
-/// Where messages go, each in one piece. One that cannot be written whole is lost; how many were, and why, is said in their place as
-/// soon as something can be written again.
+/// Where messages go, each in one piece. One that cannot be written whole is lost; how many were, and why, is said in their place with
+/// the next one that can be written.
 struct Lossy<W> {
     to: W,
     lost: u64,
@@ -70,7 +70,7 @@ impl<W: Write> Lossy<W> {
         if let Some(why) = &self.why {
             // The first of them may have begun a line.
             let count = self.lost;
-            let said = format!("\n{count} messages were lost here: {why}\n");
+            let said = format!("\nmessages lost here: {count} ({why})\n");
             self.to.write_all(said.as_bytes())?;
             (self.lost, self.why) = (0, None);
         }
@@ -135,13 +135,13 @@ mod tests {
         }
         let written = String::from_utf8(log.to.written).unwrap();
         let why = io::Error::from(io::ErrorKind::StorageFull);
-        let said = format!("first\nse\n2 messages were lost here: {why}\nfourth\nfifth\n");
+        let said = format!("first\nse\nmessages lost here: 2 ({why})\nfourth\nfifth\n");
         assert_eq!(written, said);
     }
 
-    /// What is said of those that were lost may be lost, too.
+    /// They are said once more then.
     #[test]
-    fn nothing_is_said_of_what_is_lost_as_long_as_there_is_no_room() {
+    fn what_is_said_of_those_that_were_lost_may_be_lost() {
         let disk = Disk {
             room: 0,
             written: Vec::new(),
@@ -153,6 +153,6 @@ mod tests {
         }
         let written = String::from_utf8(log.to.written).unwrap();
         assert!(written.ends_with("a message\n"), "{written}");
-        assert!(written.contains("3 messages were lost here"), "{written}");
+        assert!(written.contains("messages lost here: 3 "), "{written}");
     }
 }

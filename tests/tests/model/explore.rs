@@ -225,7 +225,7 @@ pub(crate) fn check(shape: Shape) -> (Option<String>, usize) {
         let (way, round) = seen.round(shape)?;
         let length = round.len();
         let told = trace::told(shape, &[way, round].concat());
-        Some(format!("the last {length} go round for ever:\n{told}"))
+        Some(format!("the last {length} can go round for ever:\n{told}"))
     });
     (found, states)
 }

@@ -84,7 +84,7 @@ fn to_remind_at_once_until_there_is_an_answer_goes_round_for_ever() {
         refusals: 1,
         ..PLAIN.budget
     };
-    fails(Shape { budget, ..obeyed }, "go round for ever");
+    fails(Shape { budget, ..obeyed }, "can go round for ever");
 }
 
 #[test]
