@@ -102,7 +102,10 @@ fn disturb(guest: &Guest, from: usize, latencies: &mut Vec<Duration>) -> Result<
         latencies.push(start.elapsed());
         guest.ensure(answer.status < 500, || format!("{answer:?}"))?;
     }
-    Ok(())
+    let said = guest.vm().console().text(from);
+    guest.ensure(!said.contains("ok accesses=0"), || {
+        "no access of eight bytes was made".into()
+    })
 }
 
 /// Another guest in the same process has its CPUs come and go as ever.
