@@ -311,6 +311,16 @@ fn a_notifier_s_answer_about_a_forgotten_machine_is_stale() {
     }
 }
 
+/// The guest has read of vCPU 1, and not said whether it takes it.
+fn not_answered() -> Bench {
+    let mut bench = Bench::new(1);
+    bench.ask(Want::Count(2));
+    bench.tell(1, Message::Ready);
+    bench.machine.noticed = true;
+    bench.notice(1, What::InsertRead);
+    bench
+}
+
 /// A no may cross a reminder; the answer to that one counts.
 #[test]
 fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
@@ -332,11 +342,7 @@ fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
 /// The same where it is to go again before the guest has said whether it takes it: what it does not take is gone.
 #[test]
 fn a_no_to_what_is_to_go_again_is_as_good_as_its_ejection() {
-    let mut bench = Bench::new(1);
-    bench.ask(Want::Count(2));
-    bench.tell(1, Message::Ready);
-    bench.machine.noticed = true;
-    bench.notice(1, What::InsertRead);
+    let mut bench = not_answered();
     let operation = bench.ask(Want::Count(1));
     assert_eq!(bench.phase(1), "notifying");
     bench.machine.told_again = true;
@@ -354,11 +360,7 @@ fn a_no_to_what_is_to_go_again_is_as_good_as_its_ejection() {
 #[test]
 fn a_guest_that_has_just_acknowledged_what_is_asked_for_is_told_to_look() {
     for starts in [false, true] {
-        let mut bench = Bench::new(1);
-        bench.ask(Want::Count(2));
-        bench.tell(1, Message::Ready);
-        bench.machine.noticed = true;
-        bench.notice(1, What::InsertRead);
+        let mut bench = not_answered();
         let operation = bench.ask_within(Want::Count(1), Duration::ZERO);
         bench.tick();
         assert_eq!(bench.code(operation), Some(Code::TimedOut));
@@ -384,11 +386,7 @@ fn a_guest_that_has_just_acknowledged_what_is_asked_for_is_told_to_look() {
 /// The same where it says no to the insertion: what it does not take is gone, unless it was told of it again.
 #[test]
 fn a_guest_that_does_not_take_what_nobody_waits_for_any_more_has_it_no_longer() {
-    let mut bench = Bench::new(1);
-    bench.ask(Want::Count(2));
-    bench.tell(1, Message::Ready);
-    bench.machine.noticed = true;
-    bench.notice(1, What::InsertRead);
+    let mut bench = not_answered();
     bench.ask_within(Want::Count(1), Duration::ZERO);
     bench.tick();
     assert_eq!(bench.phase(1), "overdue");
