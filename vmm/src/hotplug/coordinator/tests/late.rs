@@ -4,8 +4,7 @@ use super::super::*;
 use super::bench::{Bench, Silent};
 use crate::hotplug::client::{Refused, Request, Want};
 use crate::hotplug::gate::Binding;
-use crate::hotplug::view::MachineState;
-use crate::hotplug::view::View;
+use crate::hotplug::view::{MachineState, OperationId, View};
 use std::sync::Mutex;
 
 #[test]
@@ -321,6 +320,16 @@ fn not_answered() -> Bench {
     bench
 }
 
+/// The guest's last word is that it does not take vCPU 1, as who asked for it is told.
+fn does_not_take(bench: &mut Bench, operation: OperationId) {
+    bench.machine.told_again = false;
+    bench.ost(1, 1, 1);
+    let outcome = bench.outcome(operation, 1);
+    assert_eq!((outcome.code, outcome.word), (Code::Refused, Some((1, 1))));
+    bench.tell(1, Message::Parked);
+    assert_eq!(bench.phase(1), "dormant");
+}
+
 /// A no may cross a reminder; the answer to that one counts.
 #[test]
 fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
@@ -331,12 +340,7 @@ fn a_no_that_crosses_a_reminder_is_not_the_last_word() {
     bench.machine.told_again = true;
     bench.ost(1, 1, 1);
     assert_eq!((bench.phase(1), bench.code(operation)), ("announced", None));
-    bench.machine.told_again = false;
-    bench.ost(1, 1, 1);
-    let outcome = bench.outcome(operation, 1);
-    assert_eq!((outcome.code, outcome.word), (Code::Refused, Some((1, 1))));
-    bench.tell(1, Message::Parked);
-    assert_eq!(bench.phase(1), "dormant");
+    does_not_take(&mut bench, operation);
 }
 
 /// The same where it is to go again before the guest has said whether it takes it: what it does not take is gone.
@@ -397,10 +401,5 @@ fn a_guest_that_does_not_take_what_nobody_waits_for_any_more_has_it_no_longer() 
     assert!(bench.machine.calls.contains(&("remind", 0)));
     // Who asks for it now is told that the guest does not take it, and not that all is well.
     let operation = bench.ask(Want::Count(2));
-    bench.machine.told_again = false;
-    bench.ost(1, 1, 1);
-    let outcome = bench.outcome(operation, 1);
-    assert_eq!((outcome.code, outcome.word), (Code::Refused, Some((1, 1))));
-    bench.tell(1, Message::Parked);
-    assert_eq!(bench.phase(1), "dormant");
+    does_not_take(&mut bench, operation);
 }
