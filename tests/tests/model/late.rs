@@ -3,7 +3,7 @@
 use hotvisor_devices::cpu_hotplug::GuestEject;
 
 use crate::shape::{ALWAYS, Budget, Shape};
-use crate::{PLAIN, holds};
+use crate::{GATE_FIRST, LOCK_FIRST, PLAIN, SAMPLER, holds};
 
 /// Also of two requests that the guest has both, and says no to the first of.
 #[test]
@@ -157,4 +157,46 @@ fn a_plug_of_what_the_guest_has_not_answered_for() {
         },
         ..PLAIN
     });
+}
+
+/// The notifier waits for a user who goes through the gate once more, while the client takes its request back, runs out of
+/// time, or the guest says no.
+#[test]
+fn a_notifier_that_waits_when_the_client_does_not() {
+    for (cancels, refusals, reboots) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+        holds(Shape {
+            users: &[SAMPLER],
+            notifier: true,
+            budget: Budget {
+                requests: 2,
+                deadlines: ALWAYS,
+                cancels,
+                refusals,
+                reboots,
+                ..PLAIN.budget
+            },
+            ..PLAIN
+        });
+    }
+}
+
+/// Whom it waits for needs a lock that somebody has who is inside, or wants one that somebody has who wants to be.
+#[test]
+fn a_notifier_that_waits_for_who_waits_for_others() {
+    for users in [&[SAMPLER, GATE_FIRST], &[SAMPLER, LOCK_FIRST]] {
+        for (cancels, deadlines) in [(1, 0), (0, 1)] {
+            holds(Shape {
+                users,
+                notifier: true,
+                budget: Budget {
+                    requests: 1,
+                    cancels,
+                    deadlines,
+                    refusals: 1,
+                    ..PLAIN.budget
+                },
+                ..PLAIN
+            });
+        }
+    }
 }

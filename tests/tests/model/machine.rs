@@ -37,7 +37,7 @@ impl Queue {
     }
 
     /// What is said of the next one.
-    pub(crate) fn peek<T>(&self, say: fn(&Message) -> T) -> Option<T> {
+    pub(crate) fn peek<T>(&self, say: impl Fn(&Message) -> T) -> Option<T> {
         self.lock().front().map(say)
     }
 

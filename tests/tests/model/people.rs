@@ -122,6 +122,10 @@ pub(crate) struct Asked {
     pub(crate) gone: BTreeSet<u32>,
 }
 
+/// What the notifiers are called, in the order in which there can be any.
+pub(crate) const LOCK: &str = "the lock";
+pub(crate) const WAITS: &str = "the notifier";
+
 /// A notifier that answers when it is let.
 #[derive(Clone, Default)]
 pub(crate) struct Waits(Arc<Mutex<Asked>>);
@@ -142,7 +146,7 @@ impl fmt::Debug for Waits {
 
 impl Notifier for Waits {
     fn name(&self) -> &'static str {
-        "one that waits for a user"
+        WAITS
     }
 
     fn prepare(&mut self, vcpu: VcpuRef, done: Done) {
@@ -176,7 +180,7 @@ pub(crate) struct Lock(pub(crate) Arc<Gate>);
 
 impl Notifier for Lock {
     fn name(&self) -> &'static str {
-        "the lock"
+        LOCK
     }
 
     fn prepare(&mut self, _: VcpuRef, done: Done) {

@@ -7,16 +7,21 @@ use hotvisor_vmm::hotplug::guest::{About, Notice, Says, What};
 use hotvisor_vmm::hotplug::machinery::Message;
 use hotvisor_vmm::hotplug::view::Target;
 
+use crate::people::Do;
 use crate::shape::{Act, Shape};
 use crate::world::World;
 
-/// A line for each act, with what came of it for the phases of the vCPUs.
+/// A line for each act, with what came of it for the phases of the vCPUs; and who waits in the end, and for what.
 pub(crate) fn told(shape: Shape, acts: &[Act]) -> String {
     let mut told = String::new();
     let mut world = World::new(shape);
     for (n, act) in (1..).zip(acts) {
         let what = match (act, world.next_message()) {
             (Act::Control, Some(message)) => format!("the control thread hears that {message}"),
+            (Act::User(user), _) => match world.next_of(*user) {
+                Some(next) => format!("user {user} {}", does(next)),
+                None => act.to_string(),
+            },
             _ => act.to_string(),
         };
         let before = world.phases();
@@ -29,11 +34,27 @@ pub(crate) fn told(shape: Shape, acts: &[Act]) -> String {
         let line = format!("{n:4}. {what:<72} {}", changed.join(", "));
         let _ = writeln!(told, "{}", line.trim_end());
     }
+    for waits in world.waiting() {
+        let _ = writeln!(told, "      {waits}");
+    }
     told
 }
 
-/// What a message says, behind "that".
-pub(crate) fn said(message: &Message) -> String {
+/// What a user does, behind its name.
+fn does(next: Do) -> String {
+    match next {
+        Do::Enter(vcpu, true) => format!("goes through vCPU {vcpu}'s gate, bound to it"),
+        Do::Enter(vcpu, false) => format!("goes through vCPU {vcpu}'s gate, or another's"),
+        Do::Leave => "leaves the vCPU".to_owned(),
+        Do::Take => "takes the users' lock".to_owned(),
+        Do::Release => "gives the users' lock back".to_owned(),
+        Do::EnterLock => "goes through the lock of old, if there is one".to_owned(),
+        Do::LeaveLock => "leaves the lock of old".to_owned(),
+    }
+}
+
+/// What a message says, behind "that". Of the notifiers, these are the names.
+pub(crate) fn said(message: &Message, notifiers: &[&str]) -> String {
     match message {
         Message::Notice(notice) => did(notice),
         Message::Ready(id, _) => format!("vCPU {id}'s thread is about to run it"),
@@ -41,8 +62,9 @@ pub(crate) fn said(message: &Message) -> String {
         Message::Started(id, _) => format!("the guest has started vCPU {id}"),
         Message::Parked(id, _) => format!("vCPU {id}'s thread has left the guest"),
         Message::GateEmpty(id, _) => format!("nobody is inside vCPU {id}'s gate"),
-        Message::Notifier(id, _, _, answer) => {
-            format!("the notifier, of vCPU {id}: {answer:?}")
+        Message::Notifier(id, _, which, answer) => {
+            let name = notifiers.get(*which).unwrap_or(&"somebody unknown");
+            format!("{name}, of vCPU {id}: {answer:?}")
         }
     }
 }

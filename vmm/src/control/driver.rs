@@ -180,6 +180,10 @@ impl Driver {
     fn step(&mut self, event: lifecycle::Event, ops: &mut EventOps) {
         let policy = Policy {
             vcpus: machine(&mut self.vm).map_or_else(BTreeSet::new, |m| m.with_threads().collect()),
+            inside: match self.phase {
+                Phase::Stopping { .. } => self.hotplug.inside(),
+                _ => String::new(),
+            },
             on_reset: self.rules.on_reset,
             shutdown_timeout: self.rules.shutdown_timeout,
         };
@@ -209,7 +213,11 @@ impl Driver {
             }
             Action::StopVcpus => {
                 self.wishes.wait();
+                let empty = self.hotplug.close_gates();
                 self.machine().iter().for_each(|m| m.stop());
+                for id in empty {
+                    self.step(lifecycle::Event::Left(id), ops);
+                }
             }
             Action::Restart(start) => self.restart(start),
             Action::Stopped(rest) => self.stopped(rest, ops),
@@ -350,7 +358,7 @@ impl Driver {
             Event::Call(call) => self.called(call, ops),
             Event::Tick => self.step(lifecycle::Event::Tick, ops),
             // It carries what tells a stale one apart itself.
-            Event::Coordinator(message) => self.hotplug_message(message),
+            Event::Coordinator(message) => self.hotplug_message(message, ops),
             // Everything else is about one machine; of an earlier one it is stale.
             event if generation != self.generation => debug!(?event, generation, "stale event"),
             Event::InputWanted => self.console(|console, port, _| console.pump_input(port, ops)),
@@ -361,7 +369,7 @@ impl Driver {
                 self.step(lifecycle::Event::Holds(vcpu.id), ops);
             }
             Event::Held(vcpu, pause) => debug!(%vcpu, pause, "stale"),
-            Event::Hotplug(message) => self.hotplug_message(message),
+            Event::Hotplug(message) => self.hotplug_message(message, ops),
         }
     }
 
@@ -398,10 +406,12 @@ impl Driver {
         self.hotplug.call(call, place);
     }
 
-    fn hotplug_message(&mut self, message: Message) {
-        // What becomes of a machine that is to end, its end says.
+    fn hotplug_message(&mut self, message: Message, ops: &mut EventOps) {
         if let (true, Some(machine)) = (self.phase.is_running(), machine(&mut self.vm)) {
             self.hotplug.message(message, machine);
+        } else if let Some(id) = self.hotplug.is_left(&message) {
+            // Else, what becomes of a machine that is to end, its end says.
+            self.step(lifecycle::Event::Left(id), ops);
         }
     }
 

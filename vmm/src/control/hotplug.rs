@@ -99,6 +99,21 @@ impl Hotplug {
         }
     }
 
+    /// The machine is about to go: keeps everybody out of its vCPUs, and returns those that nobody is inside of.
+    pub(super) fn close_gates(&mut self) -> Vec<u32> {
+        self.coordinator.close_gates()
+    }
+
+    /// The vCPU that nobody is inside of any more, if the message says so.
+    pub(super) fn is_left(&self, message: &Message) -> Option<u32> {
+        self.coordinator.is_left(message)
+    }
+
+    /// Who is inside of vCPUs that everybody is kept out of, for people.
+    pub(super) fn inside(&self) -> String {
+        self.coordinator.inside()
+    }
+
     /// The machine is gone; what it is to be is kept.
     pub(super) fn stopped(&mut self) {
         self.coordinator.stopped();

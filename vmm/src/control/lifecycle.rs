@@ -47,12 +47,12 @@ pub(super) enum Phase {
     Created,
     /// It has not come to its end.
     Running(Course),
-    /// Its vCPU threads were told to end.
+    /// Its vCPU threads were told to end, and everybody is kept out of its vCPUs.
     Stopping {
-        /// What comes when they have.
+        /// What comes when they have, and nobody is inside any more.
         then: Then,
         /// Those that have not yet.
-        left: BTreeSet<u32>,
+        left: Left,
         /// They have until then.
         by: Instant,
         /// Then they are kicked again.
@@ -60,6 +60,15 @@ pub(super) enum Phase {
     },
     /// It is over.
     Ended,
+}
+
+/// What a machine that is being stopped still has, by vCPU.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Left {
+    /// Threads.
+    threads: BTreeSet<u32>,
+    /// Users inside, or it has not been said that there are none.
+    users: BTreeSet<u32>,
 }
 
 /// What a machine that has not come to its end is at.
@@ -138,6 +147,8 @@ pub(super) enum Event {
     Asked(Wish),
     /// A vCPU's thread is out of the guest and does not enter it in the present pause, or is gone as ordered.
     Holds(u32),
+    /// Nobody is inside a vCPU that everybody is kept out of.
+    Left(u32),
     /// What [`Action::Create`] or [`Action::Boot`] asked for could not be done.
     NotDone,
     /// Time has passed.
@@ -171,7 +182,7 @@ pub(super) enum Action {
     Agree,
     /// Say no to who asked.
     Refuse(No),
-    /// Tell every vCPU thread to end.
+    /// Keep everybody out of every vCPU, and tell its thread to end.
     StopVcpus,
     /// Make the machine anew.
     Restart(Start),
@@ -215,11 +226,13 @@ pub(super) enum No {
     Deleting,
 }
 
-/// What does not change over a machine's life.
+/// What there is to know about a machine.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     /// Its vCPUs that have threads.
     pub(super) vcpus: BTreeSet<u32>,
+    /// Who is inside of those that everybody is kept out of, for people.
+    pub(super) inside: String,
     /// What a reset does.
     pub(super) on_reset: OnReset,
     /// How long a guest may take to power off.
@@ -278,7 +291,7 @@ impl Phase {
                 left,
                 by,
                 again,
-            } => stop::stopping(then, left, Limits { by, again }, event, now),
+            } => stop::stopping(then, left, Limits { by, again }, event, now, policy),
             Self::Ended if event.is_wish() => (Self::Ended, Action::Refuse(No::Ending)),
             Self::Ended => (Self::Ended, Action::Nothing),
         }
@@ -294,9 +307,12 @@ impl Event {
 
 fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phase, Action) {
     let stop = |then, ended: Option<u32>| {
-        let mut left = policy.vcpus.clone();
-        left.retain(|id| Some(*id) != ended);
-        if left.is_empty() {
+        let mut left = Left {
+            threads: policy.vcpus.clone(),
+            users: policy.vcpus.clone(),
+        };
+        left.threads.retain(|id| Some(*id) != ended);
+        if left.allows(&then) {
             return stop::finish(then);
         }
         (
@@ -346,6 +362,8 @@ fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phas
         Event::Holds(id) => holds(course, id),
         Event::Asked(Wish::Create) => (Phase::Running(course), Action::Refuse(No::Created)),
         Event::Asked(Wish::Boot) => (Phase::Running(course), Action::Refuse(No::Booted)),
+        // Of a plug or an unplug: the coordinator's matter.
+        Event::Left(_) => (Phase::Running(course), Action::Nothing),
         Event::NotDone => (Phase::Created, Action::Nothing),
         // Also while it is paused: the guest finds it pressed when it goes on.
         Event::Asked(Wish::PressPowerButton) => (Phase::Running(course), Action::PressPowerButton),

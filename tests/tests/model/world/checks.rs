@@ -138,7 +138,7 @@ impl World {
     }
 
     /// Who is told that the guest keeps a vCPU, or has it, is told the truth.
-    fn look_at_outcomes(&mut self, before: &View) {
+    pub(super) fn look_at_outcomes(&mut self, before: &View) {
         // Whoever lies may do so about that, and whoever ejects at any time may do it meanwhile.
         if !self.shape.budget.is_honest() || self.guest.is_dead {
             return;
@@ -188,6 +188,9 @@ impl World {
         if let Some(user) = self.users.iter().position(User::has_begun) {
             return Some(format!("user {user} waits for ever"));
         }
+        if self.stopping.is_some() {
+            return Some("the machine never starts again".to_owned());
+        }
         if self.guest.is_dead {
             return None;
         }
@@ -227,9 +230,25 @@ impl World {
         let runs = self.guest.runs.len() + 1 == self.view.online as usize;
         let mut there = (0..).zip(&self.machine.present);
         let sees = there.all(|(id, present)| self.machine.sta(id) == *present);
-        let agree = plugged && (runs && sees || !self.shape.budget.is_honest());
+        let desired = !self.all_is_as_asked() || self.view.desired == self.view.plugged;
+        let agree = desired && plugged && (runs && sees || !self.shape.budget.is_honest());
         (!agree).then(|| {
-            format!("the counts differ: plugged {plugged}, online {runs}, seen by the guest {sees}")
+            format!(
+                "the counts differ: desired {desired}, plugged {plugged}, online {runs}, seen by the guest {sees}"
+            )
         })
+    }
+
+    /// Whether nobody was refused anything, and the guest has done nothing that nobody asked for. How many are desired is
+    /// what was asked for last: it says so also where that was refused.
+    fn all_is_as_asked(&self) -> bool {
+        let ended = self
+            .view
+            .operations
+            .values()
+            .map(|operation| operation.ended);
+        let mut codes = ended.map(|ended| ended.map(|ended| ended.code));
+        let served = codes.all(|code| matches!(code, Some(Code::Succeeded | Code::Superseded)));
+        served && !self.has_ejected
     }
 }

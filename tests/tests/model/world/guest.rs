@@ -143,6 +143,7 @@ impl World {
     pub(super) fn guest(&mut self, act: &Act) {
         // What comes of that is no undoing.
         self.before.take_if(|_| act.is_of_the_guest_alone());
+        self.has_ejected |= matches!(act, Act::EjectUnasked(_) | Act::Lie(..));
         match act {
             Act::Scan => self.scan(false),
             Act::ScanSlowly => {
@@ -332,8 +333,32 @@ impl World {
         asked
     }
 
+    /// It asks for a reset: everybody is kept out, and the machine is there until nobody is inside.
     fn reboot(&mut self) {
         self.budget.reboots -= 1;
+        let empty = self.coordinator.close_gates();
+        let mut left: BTreeSet<u32> = (0..self.shape.vcpus).collect();
+        left.retain(|id| !empty.contains(id));
+        self.stopping = Some(left);
+        self.restart_if_left();
+    }
+
+    /// What comes while the machine is on its way out: only who is inside counts.
+    pub(super) fn hears_while_stopping(&mut self, message: &Message) {
+        let id = self.coordinator.is_left(message);
+        if let (Some(id), Some(left)) = (id, &mut self.stopping) {
+            left.remove(&id);
+        }
+        self.restart_if_left();
+    }
+
+    fn restart_if_left(&mut self) {
+        if self.stopping.take_if(|left| left.is_empty()).is_none() {
+            return;
+        }
+        if self.users.iter().any(|user| user.inside.is_some()) {
+            self.is_wrong("the machine was torn down with a user inside".to_owned());
+        }
         self.generation += 1;
         if self.shape.variant != Variant::NoGenerations {
             // What the machine before has posted is dropped by its generation; what a gate or a notifier has to say is not.

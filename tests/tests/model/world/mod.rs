@@ -3,6 +3,8 @@
 
 mod checks;
 mod guest;
+mod spoilt;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,11 +18,12 @@ use hotvisor_vmm::hotplug::machinery::Message;
 use hotvisor_vmm::hotplug::view::{Code, OperationId, Target, View};
 
 use crate::machine::{Machine, Queue};
-use crate::people::{Do, Lock, User, Waits};
+use crate::people::{Do, LOCK, Lock, User, WAITS, Waits};
 use crate::shape::{ALWAYS, Act, Budget, Shape, Variant};
 use crate::trace;
 use checks::Before;
 use guest::Guest;
+pub(crate) use spoilt::Spoilt;
 
 /// Longer than any model takes, all of its reminders included.
 const FOREVER: Duration = Duration::from_secs(1 << 32);
@@ -50,6 +53,10 @@ pub(crate) struct World {
     patient: BTreeSet<OperationId>,
     /// What there was when the last request came, if nothing was under way then.
     before: Option<Before>,
+    /// The guest has ejected something unasked, or said what is not so.
+    has_ejected: bool,
+    /// The machine is about to go, and users are inside these vCPUs.
+    stopping: Option<BTreeSet<u32>>,
     /// A register write that has not returned, with the lock held that everything needs.
     held: Option<u32>,
     pub(crate) wrong: Option<String>,
@@ -79,10 +86,12 @@ impl fmt::Debug for World {
             self.budget,
             (
                 self.held,
+                &self.stopping,
                 self.is_paused,
                 &self.insists,
                 &self.patient,
-                &self.before
+                &self.before,
+                self.has_ejected
             ),
             self.wrong
         )
@@ -128,7 +137,9 @@ impl World {
             insists: None,
             patient: BTreeSet::new(),
             before: None,
+            has_ejected: false,
             view: View::default(),
+            stopping: None,
             held: None,
             wrong: None,
             shape,
@@ -161,7 +172,14 @@ impl World {
 
     /// What the control thread takes next, in words.
     pub(crate) fn next_message(&self) -> Option<String> {
-        self.queue.peek(trace::said)
+        let lock = self.lock.iter().map(|_| LOCK);
+        let notifiers: Vec<&str> = lock.chain([WAITS]).collect();
+        self.queue.peek(|message| trace::said(message, &notifiers))
+    }
+
+    /// What a user does next.
+    pub(crate) fn next_of(&self, user: usize) -> Option<Do> {
+        self.users[user].next()
     }
 
     /// The phase of each vCPU.
@@ -209,7 +227,8 @@ impl World {
         }
         if self.is_paused {
             due.push(Act::Resume);
-        } else if self.budget.deadlines > 0
+        } else if self.stopping.is_none()
+            && self.budget.deadlines > 0
             && self.held.is_none()
             && self.open_operations().next().is_some()
         {
@@ -219,7 +238,7 @@ impl World {
     }
 
     fn guest_runs(&self) -> bool {
-        !self.guest.is_dead && !self.is_paused
+        !self.guest.is_dead && !self.is_paused && self.stopping.is_none()
     }
 
     fn can_go(&self, user: &User) -> bool {
@@ -273,7 +292,7 @@ impl World {
         if pauses > 0 && free {
             possible.push(Act::Pause);
         }
-        if cancels > 0 && self.held.is_none() && !self.guest.is_dead {
+        if cancels > 0 && self.held.is_none() && !self.guest.is_dead && self.stopping.is_none() {
             possible.extend(self.open_operations().map(Act::Cancel));
         }
         if self.guest_runs() {
@@ -295,7 +314,7 @@ impl World {
         if failures > 0 && free {
             possible.extend(self.machine.possible_failures());
         }
-        if reminders > 0 && self.held.is_none() {
+        if reminders > 0 && self.held.is_none() && self.stopping.is_none() {
             let next = self.coordinator.next_tick();
             let again = self.now() + AGAIN;
             possible.extend(next.filter(|next| *next <= again).map(|_| Act::Remind));
@@ -405,11 +424,6 @@ impl World {
         self.look();
     }
 
-    /// The notifier has let go of this vCPU, whatever it was asked for.
-    pub(crate) fn let_go(&self, id: u32) {
-        self.waits.lock().gone.insert(id);
-    }
-
     fn answer(&mut self, id: u32, act: &Act) {
         let pending = self.waits.lock().pending.remove(&id);
         match (pending, act) {
@@ -446,7 +460,10 @@ impl World {
                 Message::GateEmpty(..) | Message::Notifier(..) => {}
             }
         }
-        self.coordinator.message(message, &mut self.machine);
+        match self.stopping {
+            Some(_) => self.hears_while_stopping(&message),
+            None => self.coordinator.message(message, &mut self.machine),
+        }
     }
 
     fn is_wrong(&mut self, what: String) {

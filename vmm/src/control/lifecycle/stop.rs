@@ -2,12 +2,32 @@
 
 use super::*;
 
+impl Left {
+    /// Whether it can come to this. A process that ends takes everybody with it who is inside.
+    pub(super) fn allows(&self, then: &Then) -> bool {
+        self.threads.is_empty() && (self.users.is_empty() || matches!(then, Then::End(_)))
+    }
+
+    /// What keeps it from its end. With users inside, these are named.
+    fn complaint(&self, inside: &str) -> String {
+        let threads = self.threads.iter().map(|id| format!("vcpu-{id}"));
+        let threads: Vec<String> = threads.collect();
+        let limit = STOP_TIMEOUT.as_secs();
+        let ended = (!threads.is_empty())
+            .then(|| format!("{} did not end within {limit} s", threads.join(", ")));
+        let left = (!self.users.is_empty()).then(|| format!("inside after {limit} s: {inside}"));
+        let both: Vec<String> = ended.into_iter().chain(left).collect();
+        both.join("; ")
+    }
+}
+
 pub(super) fn stopping(
     then: Then,
-    mut left: BTreeSet<u32>,
+    mut left: Left,
     Limits { by, again }: Limits,
     event: Event,
     now: Instant,
+    policy: &Policy,
 ) -> (Phase, Action) {
     let stay = |then, left, again, action| {
         let phase = Phase::Stopping {
@@ -20,26 +40,31 @@ pub(super) fn stopping(
     };
     match event {
         Event::VcpuEnded(id, end) => {
-            left.remove(&id);
+            left.threads.remove(&id);
             // What made the machine stop is the reason; a fault only counts against a restart.
             let then = match (then, end) {
                 (Then::Restart(_), Some(end)) => Then::End(end),
                 (then, _) => then,
             };
-            if left.is_empty() {
+            if left.allows(&then) {
+                return finish(then);
+            }
+            stay(then, left, again, Action::Nothing)
+        }
+        Event::Left(id) => {
+            left.users.remove(&id);
+            if left.allows(&then) {
                 return finish(then);
             }
             stay(then, left, again, Action::Nothing)
         }
         Event::Tick if now >= by => {
-            let names: Vec<String> = left.iter().map(|id| format!("vcpu-{id}")).collect();
-            let limit = STOP_TIMEOUT.as_secs();
-            let found = format!("{} did not end within {limit} s", names.join(", "));
+            let found = left.complaint(&policy.inside);
             let error = Error::host("stopping the machine", found, "see the host's kernel log");
             finish(Then::End(End::Failed(error)))
         }
         Event::Tick if now >= again => {
-            let late = Action::KickAgain(left.clone());
+            let late = Action::KickAgain(left.threads.clone());
             stay(then, left, now + REKICK, late)
         }
         // A thread that held ends all the same.
@@ -127,7 +152,7 @@ fn wish(then: Then, event: &Event) -> (Then, Action) {
     }
 }
 
-/// What follows when the last vCPU thread has ended.
+/// What follows when the last vCPU thread has ended, and the last user has left.
 pub(super) fn finish(then: Then) -> (Phase, Action) {
     match then {
         Then::Restart(start) => {

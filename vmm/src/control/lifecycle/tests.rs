@@ -9,6 +9,7 @@ use crate::vcpu::{Fault, Registers};
 fn policy(vcpus: u32, on_reset: OnReset) -> Policy {
     Policy {
         vcpus: (0..vcpus).collect(),
+        inside: "vcpu-1: somebody".to_owned(),
         on_reset,
         shutdown_timeout: Duration::from_secs(3),
     }
@@ -29,6 +30,8 @@ struct Play {
     phase: Option<Phase>,
     policy: Policy,
     now: Instant,
+    /// The vCPUs that users are inside of.
+    inside: BTreeSet<u32>,
 }
 
 impl Play {
@@ -37,15 +40,24 @@ impl Play {
             phase: Some(Phase::started()),
             policy,
             now: Instant::now(),
+            inside: BTreeSet::new(),
         }
     }
 
     fn event(&mut self, event: Event) -> Action {
-        let (phase, action) = self
-            .phase
-            .take()
-            .unwrap()
-            .next(event, self.now, &self.policy);
+        let action = self.one(event);
+        if matches!(action, Action::StopVcpus) {
+            // As the driver does when everybody is kept out.
+            for id in &self.policy.vcpus.clone() - &self.inside {
+                assert!(matches!(self.one(Event::Left(id)), Action::Nothing));
+            }
+        }
+        action
+    }
+
+    fn one(&mut self, event: Event) -> Action {
+        let phase = self.phase.take().unwrap();
+        let (phase, action) = phase.next(event, self.now, &self.policy);
         self.phase = Some(phase);
         action
     }
@@ -215,4 +227,55 @@ fn a_vcpu_that_does_not_end_is_kicked_again_and_in_the_end_named() {
         ),
         (1, true)
     );
+}
+
+#[test]
+fn a_machine_is_there_until_its_last_user_has_left() {
+    for (event, restarts) in [
+        (Event::Reset, true),
+        (Event::Asked(Wish::Shutdown), false),
+        (Event::Asked(Wish::Delete), false),
+    ] {
+        let mut play = Play::new(policy(2, OnReset::Restart));
+        play.inside = [0, 1].into();
+        assert!(matches!(play.event(event), Action::StopVcpus));
+        assert!(matches!(play.event(Event::Left(1)), Action::Nothing));
+        assert!(matches!(play.vcpus_end(2), Action::Nothing));
+        match play.event(Event::Left(0)) {
+            Action::Restart(Start::Free) => assert!(restarts),
+            Action::Stopped(_) => assert!(!restarts),
+            action => panic!("{action:?}"),
+        }
+    }
+}
+
+/// Nothing is left of those inside when the process is not there any more.
+#[test]
+fn the_end_waits_for_no_user() {
+    let mut play = Play::new(policy(2, OnReset::Restart));
+    play.inside = [1].into();
+    assert!(matches!(play.event(Event::Off), Action::StopVcpus));
+    assert!(matches!(play.vcpus_end(2), Action::Finish(End::PoweredOff)));
+}
+
+#[test]
+fn a_user_that_does_not_leave_is_named() {
+    let mut play = Play::new(policy(2, OnReset::Restart));
+    play.inside = [1].into();
+    let _ = play.event(Event::Reset);
+    assert!(matches!(play.vcpus_end(2), Action::Nothing));
+    let end = loop {
+        play.pass_deadline();
+        match play.event(Event::Tick) {
+            Action::KickAgain(left) => assert!(left.is_empty()),
+            Action::Finish(end) => break end,
+            action => panic!("{action:?}"),
+        }
+    };
+    let said = end.to_string();
+    assert!(
+        said.contains("inside after 10 s: vcpu-1: somebody"),
+        "{said}"
+    );
+    assert!(!said.contains("did not end"), "{said}");
 }

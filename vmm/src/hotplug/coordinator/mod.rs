@@ -9,7 +9,7 @@ mod request;
 mod show;
 mod time;
 
-use super::gate::Gate;
+use super::gate::{self, Gate};
 use super::guest::{Asked, Notice, What};
 use super::machinery::{Machinery, Message};
 use super::notifier::{Answer, Notifier};
@@ -133,6 +133,37 @@ impl Coordinator {
             .zip(&self.slots)
             .filter(|(_, slot)| slot.target == Target::Online);
         wanted.map(|(id, slot)| (id, slot.run + 1)).collect()
+    }
+
+    /// The machine is about to go, with all of its vCPUs and whatever is under way: nobody is asked, and from now on everybody is
+    /// kept out. Returns the vCPUs that nobody is inside of; of each other one, [`Coordinator::is_left`] knows the message
+    /// that says so later. Until all are, the machine must stay; [`Coordinator::restarted`] or [`Coordinator::stopped`] is
+    /// next.
+    pub fn close_gates(&mut self) -> Vec<u32> {
+        let gates = (0u32..).zip(&self.gates);
+        let empty = gates.filter(|(_, gate)| gate.is_offline() || gate.close());
+        empty.map(|(id, _)| id).collect()
+    }
+
+    /// The vCPU that nobody is inside of any more since its gate was closed last, if the message says so.
+    #[must_use]
+    pub fn is_left(&self, message: &Message) -> Option<u32> {
+        let Message::GateEmpty(id, closing) = message else {
+            return None;
+        };
+        let gate = self.gates.get(*id as usize)?;
+        (gate.closing() == Some(*closing)).then_some(*id)
+    }
+
+    /// Who is inside of vCPUs that everybody is kept out of, for people.
+    #[must_use]
+    pub fn inside(&self) -> String {
+        let gates = (0..).zip(&self.gates);
+        let closed = gates.filter(|(_, gate)| gate.closing().is_some());
+        let inside = closed.map(|(id, gate)| (self.vcpu(id), gate.users()));
+        let inside = inside.filter(|(_, users)| !users.is_empty());
+        let inside = inside.map(|(vcpu, users)| format!("{vcpu}: {}", gate::list(&users)));
+        inside.collect::<Vec<String>>().join("; ")
     }
 
     /// A new machine, with the vCPUs that [`Coordinator::wanted`] named. What was being plugged goes on in

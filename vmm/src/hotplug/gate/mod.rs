@@ -188,6 +188,12 @@ impl Gate {
         self.0.lock().closing.as_ref().map(|closing| closing.number)
     }
 
+    /// Whether the vCPU is gone, as it was said last.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.0.state() == State::Offline
+    }
+
     /// The vCPU is gone: everybody who waits is told.
     pub fn set_offline(&self) {
         self.set(State::Offline);

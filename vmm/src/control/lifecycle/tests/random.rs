@@ -35,6 +35,9 @@ enum Step {
     Fault(u32),
     /// The thread of a vCPU does as it was told.
     Obey(u32),
+    /// Somebody goes into a vCPU, or leaves it.
+    Enter(u32),
+    Leave(u32),
     /// Time passes until something is due.
     Late,
 }
@@ -51,6 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Signal),
         1 => (0..VCPUS).prop_map(Step::Fault),
         9 => (0..VCPUS).prop_map(Step::Obey),
+        2 => (0..VCPUS).prop_map(Step::Enter),
+        4 => (0..VCPUS).prop_map(Step::Leave),
         1 => Just(Step::Late),
     ]
 }
@@ -123,6 +128,7 @@ impl World {
                 self.wishes.done(Ok(()));
             }
             Action::Restart(start) => {
+                assert_eq!(self.play.inside, BTreeSet::new());
                 self.threads = (0..VCPUS).collect();
                 if start == Start::Held {
                     let _ = self.wishes.begin_pause();
@@ -134,6 +140,7 @@ impl World {
             }
             Action::Stopped(rest) => {
                 assert_eq!(self.threads, BTreeSet::new());
+                assert_eq!(self.play.inside, BTreeSet::new());
                 self.wishes.stopped(rest);
             }
             Action::Finish(_) => self.wishes.ended(),
@@ -159,6 +166,16 @@ impl World {
                 }
             }
             Step::Obey(id) => self.obey(id),
+            // Everybody is kept out of one that is being stopped.
+            Step::Enter(id) if self.phase().is_running() => {
+                self.play.inside.insert(id);
+            }
+            Step::Enter(_) => {}
+            Step::Leave(id) => {
+                if self.play.inside.remove(&id) {
+                    self.happens(Event::Left(id));
+                }
+            }
             Step::Late => {
                 self.kicked = true;
                 while std::mem::take(&mut self.kicked) && self.phase().deadline().is_some() {

@@ -11,7 +11,7 @@ mod twice;
 
 use super::*;
 use crate::hotplug::client::{Refused, Want};
-use crate::hotplug::gate::Binding;
+use crate::hotplug::gate::{Binding, Denied};
 use crate::hotplug::notifier::{Answer, Done};
 use bench::Bench;
 use std::sync::Mutex;
@@ -355,6 +355,42 @@ fn a_restart_finishes_unplugs_and_carries_plugs_on() {
         bench.tell(id, Message::Started);
     }
     assert_eq!(bench.code(plug), Some(Code::Succeeded));
+}
+
+/// A machine that is to go waits for whoever is inside of its vCPUs, also of one that was on its way out.
+#[test]
+fn a_machine_that_goes_keeps_everybody_out_and_waits_for_those_inside() {
+    let mut bench = Bench::new(3);
+    let gates: Vec<_> = bench
+        .view()
+        .vcpus
+        .iter()
+        .map(|vcpu| vcpu.gate.clone())
+        .collect();
+    let enter = |id: usize| gates[id].enter(Binding::Pinned, "a test", Duration::ZERO);
+    let inside = [enter(1).unwrap(), enter(2).unwrap()];
+    bench.ask(Want::One(2, Target::Offline));
+    bench.reads_eject(2);
+    bench.notice(2, What::Ejected { requested: true });
+    assert_eq!(bench.phase(2), "syncing");
+    assert_eq!(bench.coordinator.close_gates(), [0, 3]);
+    assert!(matches!(enter(0), Err(Denied::Deadline(users)) if users.is_empty()));
+    assert!(matches!(enter(3), Err(Denied::Offline)));
+    let said = bench.coordinator.inside();
+    assert!(
+        said.starts_with("vcpu-1: a test (") && said.contains("; vcpu-2: a test ("),
+        "{said}"
+    );
+    for (id, inside) in (1..).zip(inside) {
+        assert!(bench.posted.lock().unwrap().is_empty());
+        drop(inside);
+        let message = bench.posted.lock().unwrap().pop().unwrap();
+        assert_eq!(bench.coordinator.is_left(&message), Some(id));
+    }
+    assert_eq!(bench.coordinator.inside(), "");
+    bench.coordinator.restarted(2);
+    assert!(enter(1).is_ok());
+    assert!(matches!(enter(2), Err(Denied::Offline)));
 }
 
 /// A notifier that remembers what it was told.
