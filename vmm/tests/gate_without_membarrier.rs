@@ -45,9 +45,10 @@ fn nothing_is_taken_from_under_a_user() {
     );
     let users: Vec<_> = (0..2)
         .map(|_| {
-            let mut user = gate.entrance().user("a test");
+            let entrance = gate.entrance();
             let (there, over, uses) = (there.clone(), over.clone(), uses.clone());
             thread::spawn(move || {
+                let mut user = entrance.user("a test");
                 while !over.load(Ordering::Relaxed) {
                     let stay = user.enter(Binding::Pinned, SOON);
                     let stay = stay.expect("it opens again");

@@ -46,6 +46,8 @@ struct Page {
     woken: bool,
     /// How often it was put into the state of a new one.
     renewed: u32,
+    /// That fails next time.
+    fails: bool,
 }
 
 impl Kernel {
@@ -57,6 +59,7 @@ impl Kernel {
             mp_state: KVM_MP_STATE_UNINITIALIZED,
             woken: false,
             renewed: 0,
+            fails: false,
         };
         Arc::new(Self {
             kicks,
@@ -106,6 +109,9 @@ impl Cpu for Model {
     fn make_new(&self) -> Result<()> {
         let mut page = self.0.page();
         assert!(!page.in_guest);
+        if std::mem::take(&mut page.fails) {
+            return Err(Error::host("it", "no room", "make room"));
+        }
         page.renewed += 1;
         page.mp_state = KVM_MP_STATE_UNINITIALIZED;
         Ok(())
@@ -160,6 +166,7 @@ impl Cpu for Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
     Ready(u64),
+    NotReady(u64),
     Started(u64),
     Parked(u64),
     Held(u64),
@@ -197,8 +204,9 @@ impl Reports for Said {
     fn ready(&self, _: VcpuRef, run: u64) {
         self.say(Report::Ready(run));
     }
-    fn not_ready(&self, _: VcpuRef, run: u64, why: Error) {
-        panic!("run {run}: {why}");
+    fn not_ready(&self, _: VcpuRef, run: u64, _: Error) {
+        self.kernel.assert_outside();
+        self.say(Report::NotReady(run));
     }
     fn started(&self, _: VcpuRef, run: u64) {
         self.say(Report::Started(run));
@@ -228,7 +236,11 @@ struct World {
 
 impl World {
     fn new(kicks: Kicks) -> Self {
-        let kernel = Kernel::new(kicks);
+        Self::of(Kernel::new(kicks), true)
+    }
+
+    /// A thread for a vCPU that is there, whose state was not used yet or was.
+    fn of(kernel: Arc<Kernel>, fresh: bool) -> Self {
         let said = Arc::new(Said {
             kernel: kernel.clone(),
             all: Mutex::new(Vec::new()),
@@ -245,7 +257,7 @@ impl World {
                 },
                 cpu,
                 confined: true,
-                fresh: true,
+                fresh,
                 orders: its_orders,
                 reports,
             };
@@ -358,6 +370,55 @@ fn a_dormant_vcpu_runs_again_as_a_new_one() {
         world.said.wait_for(Report::Parked(2));
         let runs = [1, 2].map(|run| [Report::Ready(run), Report::Parked(run)]);
         assert_eq!(world.end(), runs.concat());
+    });
+}
+
+/// A run that could not begin leaves a thread that is parked as any other, and runs the next.
+#[test]
+fn a_vcpu_that_cannot_run_runs_when_it_can() {
+    model(|| {
+        let world = World::new(Kicks::Kept);
+        world.run(1);
+        world.said.wait_for(Report::Ready(1));
+        world.park(1);
+        world.said.wait_for(Report::Parked(1));
+        world.kernel.page().fails = true;
+        world.run(2);
+        world.said.wait_for(Report::NotReady(2));
+        world.park(2);
+        world.said.wait_for(Report::Parked(2));
+        world.run(3);
+        world.kernel.wait_until_in_guest();
+        assert_eq!(world.kernel.page().renewed, 1);
+        let said = [
+            Report::Ready(1),
+            Report::Parked(1),
+            Report::NotReady(2),
+            Report::Parked(2),
+            Report::Ready(3),
+        ];
+        assert_eq!(world.end(), said);
+    });
+}
+
+/// The thread of a dormant vCPU ends, and another one runs the vCPU, as a new one.
+#[test]
+fn a_vcpu_outlives_its_thread() {
+    check(Some(SWITCHES - 1), || {
+        let world = World::new(Kicks::Kept);
+        let kernel = world.kernel.clone();
+        world.run(1);
+        world.kernel.wait_until_in_guest();
+        world.park(1);
+        world.said.wait_for(Report::Parked(1));
+        assert_eq!(world.end(), [Report::Ready(1), Report::Parked(1)]);
+        let world = World::of(kernel, false);
+        world.run(2);
+        world.kernel.wait_until_in_guest();
+        assert_eq!(world.kernel.page().renewed, 1);
+        world.park(2);
+        world.said.wait_for(Report::Parked(2));
+        assert_eq!(world.end(), [Report::Ready(2), Report::Parked(2)]);
     });
 }
 

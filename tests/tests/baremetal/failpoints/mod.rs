@@ -183,8 +183,9 @@ fn threadless_vcpu(context: &Context) -> Result<()> {
     let guest = machine.boot()?;
     plug(&guest, 1, 1)?;
     unplug(&guest, 1)?;
-    let spawn = NEW[NEW.len() - 2];
-    for (starts, failure) in (1..).zip([spawn, USED[0]]) {
+    let its_own = |(point, ..): &Failure| ["spawn-thread", "confine-thread"].contains(point);
+    let failures = NEW.into_iter().filter(its_own).chain(USED);
+    for (starts, failure) in (1..).zip(failures) {
         let gone = || Ok(guest.tid(1)?.is_none());
         guest.vm().wait_until("the thread to end", gone)?;
         fails(&guest, failure, starts)?;

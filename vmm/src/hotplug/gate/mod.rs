@@ -78,10 +78,10 @@ pub enum Denied {
 pub struct Visitor {
     /// What for.
     pub who: &'static str,
-    /// The thread that said so: its name, if it has one, and its id on the host.
+    /// The thread that it is inside from: its name, if it has one, and its id on the host.
     pub thread: String,
-    /// For how long, or, where it has come in while the gate was open and nobody looked at a clock, for how long at
-    /// least: since the gate was open last.
+    /// For how long; or, of a [`User`] that has come in while the gate was open, who looks at no clock, for how long at least:
+    /// since the gate was open last.
     pub since: Since,
 }
 

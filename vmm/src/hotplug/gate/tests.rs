@@ -126,21 +126,26 @@ fn waits_are_counted_on_both_sides() {
 fn closing_before_the_notifiers_deadlocks_and_after_them_does_not() {
     let notifier_is_done = |close_first: bool| {
         let (gate, _empty) = gate();
-        let held = enter(&gate, Pinned).unwrap();
-        if close_first {
-            assert!(!gate.close());
-        } else {
-            gate.drain();
-        }
         let (done, is_done) = channel();
+        let (go_on, goes_on) = channel();
         let user = gate.entrance();
         let brief = Duration::from_millis(200);
         let thread = thread::spawn(move || {
+            let held = user.enter(Pinned, "a worker", brief).unwrap();
+            let _ = done.send(true);
+            goes_on.recv().unwrap();
             // Whom the notifier waits for: it needs the vCPU once more before it is through.
             let result = user.enter(Pinned, "a worker", brief).map(drop);
             drop(held);
             let _ = done.send(result.is_ok());
         });
+        assert!(is_done.recv().unwrap());
+        if close_first {
+            assert!(!gate.close());
+        } else {
+            gate.drain();
+        }
+        go_on.send(()).unwrap();
         let through = is_done.recv().unwrap();
         thread.join().unwrap();
         through
@@ -201,8 +206,16 @@ fn each_visitor_is_named_with_its_thread_and_its_time() {
     let (gate, _empty) = gate();
     let named = thread::Builder::new().name("reader".to_owned());
     let entrance = gate.entrance();
-    let early = named.spawn(move || entrance.enter(Movable, "early", SOON).unwrap());
-    let _early = early.unwrap().join().unwrap();
+    let (came, comes) = channel();
+    let (over, is_over) = channel::<()>();
+    let early = named.spawn(move || {
+        let mut user = entrance.user("early");
+        let _stay = user.enter(Movable, SOON).unwrap();
+        came.send(()).unwrap();
+        // Until this test is.
+        let _ = is_over.recv();
+    });
+    comes.recv().unwrap();
     let open = gate.users();
     assert_eq!(open[0].since, Since::AtLeast(Duration::ZERO));
     gate.drain();
@@ -224,6 +237,18 @@ fn each_visitor_is_named_with_its_thread_and_its_time() {
     );
     assert!(first.to_string().contains(", for more than "), "{first}");
     assert!(!second.to_string().contains("more than"), "{second}");
+    drop(over);
+    early.unwrap().join().unwrap();
+}
+
+/// One who comes once has looked at a clock, also where the gate was open.
+#[test]
+fn who_comes_once_is_named_with_its_exact_time() {
+    let (gate, _empty) = gate();
+    let _inside = enter(&gate, Pinned).unwrap();
+    assert!(matches!(gate.users()[0].since, Since::Exactly(_)));
+    assert!(!gate.close());
+    assert!(matches!(gate.users()[0].since, Since::Exactly(_)));
 }
 
 #[test]

@@ -1,19 +1,30 @@
 //! The users' side of a gate.
 
 use super::fence::{self, Light};
-use super::inner::{Mark, Registered, Shared, State};
+use super::inner::{Inner, Mark, Registered, Shared, State};
 use super::{Binding, Denied};
 use crate::sync::AtomicU64;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Somebody who goes in and out of a gate; see [`Entrance::user`](super::Entrance::user). It may be sent to another
-/// thread, and is inside once at a time.
+/// Nobody is named who has gone to another thread since.
+type InOneThread = PhantomData<*const ()>;
+
+/// Somebody who goes in and out of a gate, from the thread that [`Entrance::user`](super::Entrance::user) was called by, and
+/// is inside once at a time:
+///
+/// ```compile_fail,E0277
+/// # use hotvisor_vmm::hotplug::gate::Gate;
+/// let user = Gate::new(|_| {}).entrance().user("statistics");
+/// std::thread::spawn(move || drop(user));
+/// ```
 pub struct User {
     gate: Arc<Shared>,
     mark: Arc<Mark>,
+    thread: InOneThread,
 }
 
 /// A user's stay inside. Dropping it leaves. It holds what leaving needs, so that this is not looked up again.
@@ -24,6 +35,7 @@ pub struct Stay<'a> {
     /// What the mark says.
     passages: u64,
     fence: Light,
+    thread: InOneThread,
 }
 
 /// The stay of somebody who came in once. Dropping it leaves.
@@ -35,7 +47,11 @@ impl User {
         let mark = Arc::new(Mark(AtomicU64::new(0)));
         let registered = Registered::new(mark.clone(), who, thread());
         gate.lock().users.push(registered);
-        Self { gate, mark }
+        Self {
+            gate,
+            mark,
+            thread: PhantomData,
+        }
     }
 
     /// Enters, or waits at a closed gate, for `patience` at the most.
@@ -60,6 +76,7 @@ impl User {
             mark: &self.mark,
             passages,
             fence,
+            thread: PhantomData,
         }
     }
 
@@ -70,6 +87,8 @@ impl User {
     ) -> Result<Inside, Denied> {
         // Inside from now on, whatever holds it.
         std::mem::forget(self.enter(binding, patience)?);
+        // One who comes once has taken the lock already, and can look at a clock as well.
+        self.note_time(&mut self.gate.lock(), self.mark.passages());
         Ok(Inside(self))
     }
 
@@ -117,11 +136,15 @@ impl User {
         }
         // Under the lock, without which nobody closes the gate: no fence is needed.
         let passages = self.mark.come();
-        let now = Instant::now();
-        if let Some(registered) = inner.registered(&self.mark) {
-            registered.timed = Some((passages, now));
-        }
+        self.note_time(&mut inner, passages);
         Ok(passages)
+    }
+
+    /// It has been inside, for the time that the mark says so, since now.
+    fn note_time(&self, inner: &mut Inner, passages: u64) {
+        if let Some(registered) = inner.registered(&self.mark) {
+            registered.timed = Some((passages, Instant::now()));
+        }
     }
 }
 
