@@ -4,7 +4,8 @@
 //!     cargo run -p hotvisor-vmm --example fake_backend
 //!
 //! Each vCPU is a thread that counts. The guest is a few lines that take what they are given and give back what they are
-//! asked for. Somebody who reads a counter does so inside the vCPU's gate, and an unplug waits until they have left.
+//! asked for. Somebody who reads a counter does so inside the vCPU's gate, and an unplug waits until they have left. Somebody
+//! else has a job bound to a vCPU, and does not let it go.
 //!
 //! Three things make a backend:
 //!
@@ -12,14 +13,14 @@
 //! 2. [`Message`]s, posted from any thread to the one that owns the coordinator, which takes one after the other.
 //! 3. A clock: [`Coordinator::tick`] when [`Coordinator::next_tick`] is due.
 
-use hotvisor_vmm::error::{Error, Result};
 use hotvisor_vmm::hotplug::client::{Request, Want};
 use hotvisor_vmm::hotplug::coordinator::{Coordinator, Limits};
 use hotvisor_vmm::hotplug::gate::Binding;
 use hotvisor_vmm::hotplug::guest::{About, Notice, Says, What, Withdrawn, Word};
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
-use hotvisor_vmm::hotplug::view::{OperationId, Target, ThreadView, View};
-use std::collections::BTreeMap;
+use hotvisor_vmm::hotplug::notifier::{Done, Notifier};
+use hotvisor_vmm::hotplug::view::{OperationId, Outcome, Target, ThreadView, VcpuRef, View};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -113,14 +114,14 @@ impl Backend {
 }
 
 impl Machinery for Backend {
-    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<(), String> {
         if !self.workers.contains_key(&vcpu) {
             // Dormant threads are used again, so there is one for each vCPU at the most.
             let worker = self.worker(vcpu);
             self.workers.insert(vcpu, worker);
         }
         let Some(worker) = self.workers.get_mut(&vcpu) else {
-            return Err(Error::host("a worker", "none", "make one"));
+            return Err("there is no worker".to_owned());
         };
         (worker.run, worker.running) = (run, true);
         let _ = worker.orders.send(Order::Run(run));
@@ -196,6 +197,27 @@ impl Machinery for Backend {
     fn acknowledge(&mut self, _vcpu: u32) {}
 }
 
+/// Jobs that are bound to a vCPU: it is not to be taken away from under them.
+struct Jobs(BTreeSet<u32>);
+
+impl Notifier for Jobs {
+    fn name(&self) -> &'static str {
+        "jobs"
+    }
+
+    fn prepare(&mut self, vcpu: VcpuRef, done: Done) {
+        // It could answer later, from any thread: whoever moves the job says so when that is done.
+        match self.0.contains(&vcpu.id) {
+            true => done.refuse("a job is bound to it"),
+            false => done.ready(),
+        }
+    }
+
+    fn undo(&mut self, _: VcpuRef) {}
+
+    fn after_death(&mut self, _: VcpuRef) {}
+}
+
 /// The thread that owns the coordinator, and what others see of it.
 struct Control {
     coordinator: Coordinator,
@@ -206,7 +228,7 @@ struct Control {
 
 impl Control {
     /// One vCPU runs, of three.
-    fn new() -> Result<Self> {
+    fn new() -> Result<Self, String> {
         let (post, messages) = channel();
         let limits = Limits {
             operation: SOON,
@@ -226,6 +248,7 @@ impl Control {
             messages,
             view: View::default(),
         };
+        control.coordinator.register(Box::new(Jobs([1].into())));
         control.coordinator.describe(1, 3);
         for (vcpu, run) in control.coordinator.wanted() {
             control.backend.start(vcpu, run)?;
@@ -267,8 +290,9 @@ impl Control {
     }
 }
 
-/// The phases of the three vCPUs: after a plug of two, while one of them is held at its gate, and after that.
-fn story() -> Option<[Vec<&'static str>; 3]> {
+/// The phases of the three vCPUs: after a plug of two, while one of them is held at its gate, and after that; and what is
+/// said of an unplug of the one with the job.
+fn story() -> Option<([Vec<&'static str>; 3], Outcome)> {
     let mut control = Control::new().ok()?;
     control.ask(Want::Count(3))?;
     control.until(|view| view.online == 3).then_some(())?;
@@ -295,22 +319,37 @@ fn story() -> Option<[Vec<&'static str>; 3]> {
     };
     control.until(|view| ended(view).is_some()).then_some(())?;
     println!("its unplug has {}", ended(&control.view)?.code);
-    Some([plugged, held, control.phases()])
+    let gone = control.phases();
+
+    let unplug = control.ask(Want::One(1, Target::Offline))?;
+    let outcome = |view: &View| view.operations.get(&unplug)?.parts[0].outcome.clone();
+    control
+        .until(|view| outcome(view).is_some())
+        .then_some(())?;
+    Some(([plugged, held, gone], outcome(&control.view)?))
 }
 
 fn main() {
     match story() {
-        Some(steps) => steps
-            .iter()
-            .for_each(|step| println!("{}", step.join(", "))),
+        Some((steps, outcome)) => {
+            for step in steps {
+                println!("{}", step.join(", "));
+            }
+            println!("vCPU 1 stays: {}", outcome.detail);
+        }
         None => eprintln!("something has not come about within {SOON:?}"),
     }
 }
 
 #[test]
 fn a_vcpu_goes_when_its_last_user_has_left() {
-    let [plugged, held, gone] = story().unwrap();
+    let ([plugged, held, gone], outcome) = story().unwrap();
     assert_eq!(plugged, ["online", "online", "online"]);
     assert_eq!(held, ["online", "online", "syncing"]);
     assert_eq!(gone, ["online", "online", "dormant"]);
+    assert_eq!(outcome.code.to_string(), "refused");
+    assert!(
+        outcome.detail.contains("a job is bound to it"),
+        "{outcome:?}"
+    );
 }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hotvisor_devices::cpu_hotplug::{self, CpuHotplug, GuestEject, HotplugSink, Request, regs};
 use hotvisor_vmm::acpi::ost;
-use hotvisor_vmm::error::{Error, Result};
 use hotvisor_vmm::hotplug::guest::{Notice, What, Withdrawn};
 use hotvisor_vmm::hotplug::machinery::{Machinery, Message};
 use hotvisor_vmm::hotplug::view::ThreadView;
@@ -248,7 +247,7 @@ impl Machine {
 }
 
 impl Machinery for Machine {
-    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<(), String> {
         let thread = &mut self.threads[vcpu as usize];
         if thread.running.is_some() {
             self.wrong.push(format!("vCPU {vcpu} was started twice"));
@@ -256,7 +255,7 @@ impl Machinery for Machine {
         thread.last = run;
         if std::mem::take(&mut self.is_full) {
             thread.is_idle = true;
-            return Err(Error::host("thread", "no room", "make room"));
+            return Err("no room for a thread".to_owned());
         }
         (thread.running, thread.is_idle) = (Some(run), false);
         thread.todo.push_back(Message::Ready(vcpu, run));

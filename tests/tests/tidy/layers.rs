@@ -143,6 +143,9 @@ const UNDER_HOTPLUG: &[&str] = &[
     "sipi",
     "ioctl",
     "hotvisor_devices",
+    "crate::error::error",
+    "crate::error::{error",
+    "crate::error::result",
 ];
 
 /// The names in a text, its comments included, of what is under hotplug, each with its line.

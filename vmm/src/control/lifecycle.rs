@@ -305,26 +305,27 @@ impl Event {
     }
 }
 
-fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phase, Action) {
-    let stop = |then, ended: Option<u32>| {
-        let mut left = Left {
-            threads: policy.vcpus.clone(),
-            users: policy.vcpus.clone(),
-        };
-        left.threads.retain(|id| Some(*id) != ended);
-        if left.allows(&then) {
-            return stop::finish(then);
-        }
-        (
-            Phase::Stopping {
-                then,
-                left,
-                by: now + STOP_TIMEOUT,
-                again: now + REKICK,
-            },
-            Action::StopVcpus,
-        )
+/// Every vCPU's thread is told to end, but for one that has.
+fn stop(then: Then, ended: Option<u32>, now: Instant, policy: &Policy) -> (Phase, Action) {
+    let mut left = Left {
+        threads: policy.vcpus.clone(),
+        users: policy.vcpus.clone(),
     };
+    left.threads.retain(|id| Some(*id) != ended);
+    if left.allows(&then) {
+        return stop::finish(then);
+    }
+    let stopping = Phase::Stopping {
+        then,
+        left,
+        by: now + STOP_TIMEOUT,
+        again: now + REKICK,
+    };
+    (stopping, Action::StopVcpus)
+}
+
+fn running(course: Course, event: Event, now: Instant, policy: &Policy) -> (Phase, Action) {
+    let stop = |then, ended| stop(then, ended, now, policy);
     match event {
         Event::Off => stop(Then::End(End::PoweredOff), None),
         Event::Reset => stop(after_reset(&course, policy), None),

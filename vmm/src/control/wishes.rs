@@ -48,7 +48,7 @@ impl Wishes {
     /// What was asked has been done, or not.
     pub(super) fn done(&mut self, done: Result<(), Error>) {
         if let Some((_, reply)) = self.asking.take() {
-            self.answers.push((reply, done.map_err(Refused::from)));
+            self.answers.push((reply, done.map_err(refused)));
         }
     }
 
@@ -187,5 +187,12 @@ fn refusal(asked: &str, no: No) -> Refused {
             "the machine is being deleted",
             "wait until it is gone, and create one",
         )),
+    }
+}
+/// A wish could not be granted.
+fn refused(error: Error) -> Refused {
+    match error {
+        Error::Input(problem) => Refused::Invalid(problem),
+        Error::Host(problem) => Refused::Failed(problem),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::view::{OperationId, Target, View};
 use crate::config::VmConfig;
-use crate::error::{Error, Problem};
+use crate::error::Problem;
 use crate::events::Events;
 use crate::tally::Tally;
 use std::collections::BTreeSet;
@@ -70,15 +70,6 @@ impl Refused {
     pub(crate) fn paused(asked: &str) -> Self {
         let found = "the machine is paused, or about to be";
         Self::Paused(Problem::new(asked, found, "resume it first"))
-    }
-}
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Input(problem) => Self::Invalid(problem),
-            Error::Host(problem) => Self::Failed(problem),
-        }
     }
 }
 

@@ -3,7 +3,6 @@
 use super::guest::{Notice, Withdrawn};
 use super::notifier::Answer;
 use super::view::ThreadView;
-use crate::error::Result;
 
 /// A machine, as far as hotplug changes it. No method waits.
 pub trait Machinery {
@@ -11,8 +10,8 @@ pub trait Machinery {
     /// is not yet. Answered by [`Message::Ready`] with the same `run`.
     ///
     /// # Errors
-    /// The host has no room for it; nothing was changed.
-    fn start(&mut self, vcpu: u32, run: u64) -> Result<()>;
+    /// Why the host cannot do it, for people; nothing was changed.
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<(), String>;
     /// Has the vCPU's thread leave the guest; asked again, it is kicked again. Always answered by
     /// [`Message::Parked`], also where there is no thread.
     fn park(&mut self, vcpu: u32);

@@ -31,8 +31,8 @@ impl HotplugRegisters {
 }
 
 impl Machinery for Machine {
-    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
-        self.vcpus.run(vcpu, run)
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<(), String> {
+        self.vcpus.run(vcpu, run).map_err(|error| error.to_string())
     }
 
     fn park(&mut self, vcpu: u32) {

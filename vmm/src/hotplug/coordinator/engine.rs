@@ -175,9 +175,7 @@ impl Coordinator {
             Action::Start => {
                 slot.run += 1;
                 let started = machine.start(id, slot.run);
-                return started
-                    .err()
-                    .map(|error| Event::StartFailed(error.to_string()));
+                return started.err().map(Event::StartFailed);
             }
             Action::OpenGate => gate.open(),
             Action::Insert => slot.plug = machine.insert(id),

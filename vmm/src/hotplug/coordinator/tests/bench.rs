@@ -2,7 +2,6 @@
 
 use super::super::*;
 use crate::acpi::ost::word;
-use crate::error::{Error, Result};
 use crate::hotplug::client::{Request, Want};
 use crate::hotplug::guest::{Says, Withdrawn};
 use crate::hotplug::notifier::Done;
@@ -30,10 +29,10 @@ pub(super) struct Fake {
 }
 
 impl Machinery for Fake {
-    fn start(&mut self, vcpu: u32, _run: u64) -> Result<()> {
+    fn start(&mut self, vcpu: u32, _run: u64) -> Result<(), String> {
         self.calls.push(("start", vcpu));
         if self.full {
-            return Err(Error::host("thread", "no room", "make room"));
+            return Err("no room".to_owned());
         }
         Ok(())
     }

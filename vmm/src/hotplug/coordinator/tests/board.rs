@@ -2,7 +2,6 @@
 
 use super::super::*;
 use crate::acpi::ost;
-use crate::error::{Error, Result};
 use crate::hotplug::guest::Withdrawn;
 use crate::hotplug::view::ThreadView;
 use hotvisor_devices::cpu_hotplug::{
@@ -147,7 +146,7 @@ impl Board {
 }
 
 impl Machinery for Board {
-    fn start(&mut self, vcpu: u32, run: u64) -> Result<()> {
+    fn start(&mut self, vcpu: u32, run: u64) -> Result<(), String> {
         let thread = &mut self.threads[vcpu as usize];
         assert_eq!(thread.running, None, "started twice");
         thread.last = run;
@@ -156,7 +155,7 @@ impl Machinery for Board {
                 thread.running = Some(run);
                 thread.todo.push_back(Message::Ready(vcpu, run));
             }
-            Some(true) => return Err(Error::host("thread", "no room", "make room")),
+            Some(true) => return Err("no room".to_owned()),
             Some(false) => {
                 let why = "no room".to_owned();
                 thread.todo.push_back(Message::NotReady(vcpu, run, why));
