@@ -55,20 +55,19 @@ pub trait PowerSink: Send {
 /// The register block.
 pub struct PowerRegisters<S> {
     sink: S,
-    limit: RateLimit,
 }
+
+/// Of the process, and so also of a guest that scribbles, resets, and scribbles again.
+static IGNORED: RateLimit = RateLimit::new(8);
 
 impl<S: PowerSink> PowerRegisters<S> {
     /// A block whose requests go to `sink`.
     pub fn new(sink: S) -> Self {
-        Self {
-            sink,
-            limit: RateLimit::new(8),
-        }
+        Self { sink }
     }
 
     fn ignored(&self, offset: u16, data: &[u8], why: &str) {
-        if let Some(n) = self.limit.pass() {
+        if let Some(n) = IGNORED.pass() {
             warn!(
                 offset,
                 ?data,

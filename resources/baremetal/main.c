@@ -171,12 +171,21 @@ static void do_reset(void)
 
 static void do_hostile(char **words, int count)
 {
-    uint32_t seed, number_of;
+    uint32_t seed, number_of, accesses;
+    bool faults = count == 4 && same(words[3], "triple");
+    bool resets = count == 4 && same(words[3], "reset");
 
-    if (count != 3 || !number(words[1], &seed) || !number(words[2], &number_of))
-        usage("hostile SEED COUNT");
-    else
-        say("\nok accesses=%u\n", hostile(seed, number_of));
+    if (!(count == 3 || faults || resets) || !number(words[1], &seed) || !number(words[2], &number_of)) {
+        usage("hostile SEED COUNT [reset|triple]");
+        return;
+    }
+    accesses = hostile(seed, number_of);
+    /* In the midst of whatever the host is doing. */
+    if (faults)
+        triple_fault();
+    if (resets)
+        do_reset();
+    say("\nok accesses=%u\n", accesses);
 }
 
 static void do_patience(char **words, int count)

@@ -92,8 +92,10 @@ pub enum GuestEject {
 /// then do nothing.
 pub struct CpuHotplug {
     state: Mutex<State>,
-    limit: RateLimit,
 }
+
+/// Of the process, and so also of a guest that scribbles, resets, and scribbles again.
+static IGNORED: RateLimit = RateLimit::new(8);
 
 struct State {
     slots: Vec<Slot>,
@@ -159,7 +161,6 @@ impl CpuHotplug {
                 guest_eject,
                 sink,
             }),
-            limit: RateLimit::new(8),
         }
     }
 
@@ -230,7 +231,7 @@ impl CpuHotplug {
     }
 
     fn without_effect(&self, why: NoEffect, offset: u64, data: &[u8]) {
-        if let Some(n) = self.limit.pass() {
+        if let Some(n) = IGNORED.pass() {
             warn!(
                 offset,
                 ?data,

@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The most memory beyond the least, in pages: most of the time goes into it, and much of it makes what does not fit rare.
@@ -31,13 +30,13 @@ const RAMDISK_SIZE: u64 = 0x21c;
 const NR_MODULES: u64 = 0xc;
 const MODLIST_PADDR: u64 = 0x10;
 
-/// How many images a guest could be entered with, by the way in: Linux's 64-bit boot protocol, PVH.
-static ENTERED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-
-/// How many images so far were good enough that a guest could be entered with them: bzImages, and ELF kernels.
-#[must_use]
-pub fn entered() -> [u64; 2] {
-    [0, 1].map(|way: usize| ENTERED[way].load(Relaxed))
+/// By which way a guest could be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Linux's 64-bit boot protocol: a bzImage.
+    Linux64,
+    /// PVH: an ELF kernel.
+    Pvh,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -70,48 +69,58 @@ fn memory(config: &VmConfig) -> Option<GuestMemoryMmap> {
     GuestMemoryMmap::from_ranges(&ranges).ok()
 }
 
+/// Tries what the bytes say; returns how a guest could be entered, if it could.
+#[must_use]
+pub fn boot(bytes: &[u8]) -> Option<Way> {
+    let case = Case::arbitrary_take_rest(Unstructured::new(bytes)).ok()?;
+    case.boots()
+}
+
 pub(crate) fn run(bytes: &[u8]) {
-    let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(bytes)) else {
-        return;
-    };
-    let image = case.image.bytes();
-    let Some((_kernel, kernel)) = file(&image, image.len() as u64) else {
-        return;
-    };
-    let initramfs = case
-        .initramfs
-        .and_then(|len| file(HEAD, len.value() % (1 << 32)));
-    let pages = u64::from(case.pages) % MOST_PAGES;
-    let config = VmConfig {
-        kernel,
-        initramfs: initramfs.as_ref().map(|(_, path)| path.clone()),
-        cmdline: String::from_utf8_lossy(&case.cmdline).into_owned(),
-        cpus: Cpus {
-            boot: 1,
-            max: u32::from(case.max) % MOST_CPUS + 1,
-        },
-        memory: layout::MIN_MEMORY + pages * layout::PAGE,
-        serial: if case.serial {
-            Serial::Null
-        } else {
-            Serial::Off
-        },
-    };
-    if config.validate().is_err() {
-        return;
+    let _ = boot(bytes);
+}
+
+impl Case {
+    fn config(&self, kernel: PathBuf, initramfs: Option<PathBuf>) -> VmConfig {
+        let pages = u64::from(self.pages) % MOST_PAGES;
+        VmConfig {
+            kernel,
+            initramfs,
+            cmdline: String::from_utf8_lossy(&self.cmdline).into_owned(),
+            cpus: Cpus {
+                boot: 1,
+                max: u32::from(self.max) % MOST_CPUS + 1,
+            },
+            memory: layout::MIN_MEMORY + pages * layout::PAGE,
+            serial: match self.serial {
+                true => Serial::Null,
+                false => Serial::Off,
+            },
+        }
     }
-    let Ok(files) = Files::open(&config).and_then(|files| BootFiles::new(files, &config)) else {
-        return;
-    };
-    let Some(memory) = memory(&config) else {
-        return;
-    };
-    let machine = Machine::of(&config);
-    let tables = Tables::build(&machine).place(config.memory);
-    // A reset does the same again.
-    for _ in 0..2 {
-        if let Ok(entry) = files.load(&memory, &config, &machine) {
-            ENTERED[usize::from(matches!(entry, Entry::Pvh { .. }))].fetch_add(1, Relaxed);
+
+    fn boots(&self) -> Option<Way> {
+        let image = self.image.bytes();
+        let (_kernel, kernel) = file(&image, image.len() as u64)?;
+        let initramfs = self
+            .initramfs
+            .and_then(|len| file(HEAD, len.value() % (1 << 32)));
+        let config = self.config(kernel, initramfs.as_ref().map(|(_, path)| path.clone()));
+        config.validate().ok()?;
+        let files = Files::open(&config).and_then(|files| BootFiles::new(files, &config));
+        let (files, memory) = (files.ok()?, memory(&config)?);
+        let machine = Machine::of(&config);
+        let tables = Tables::build(&machine).place(config.memory);
+        let mut way = None;
+        // A reset does the same again.
+        for _ in 0..2 {
+            let Ok(entry) = files.load(&memory, &config, &machine) else {
+                continue;
+            };
+            way = Some(match entry {
+                Entry::Linux64 { .. } => Way::Linux64,
+                Entry::Pvh { .. } => Way::Pvh,
+            });
             check(&memory, &config, &tables);
             let told = told_initramfs(&memory, entry);
             assert_eq!(told.is_some(), config.initramfs.is_some(), "{told:?}");
@@ -119,6 +128,7 @@ pub(crate) fn run(bytes: &[u8]) {
                 check_initramfs(&memory, &config, &tables, at, len);
             }
         }
+        way
     }
 }
 
@@ -188,4 +198,29 @@ fn check(memory: &GuestMemoryMmap, config: &VmConfig, tables: &Placed) {
         read.is_ok() && text == config.cmdline.as_bytes() && end == [0],
         "the command line is not there"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A segment says that the kernel needs nothing above 1 MiB, and the initramfs leaves room for nothing else: it was
+    /// placed over the command line and the page tables.
+    #[test]
+    fn an_initramfs_that_only_fits_below_1_mib_is_not_loaded() {
+        let mut case = Case {
+            pages: 0,
+            max: 0,
+            serial: true,
+            image: Image::without_a_part(),
+            initramfs: None,
+            cmdline: b"console=ttyS0".to_vec(),
+        };
+        let config = case.config(PathBuf::new(), None);
+        let tables = Tables::build(&Machine::of(&config)).place(config.memory);
+        for at in (0..=layout::HIMEM).step_by(0x1_0000) {
+            case.initramfs = Some(Number::Any(tables.start() - at));
+            assert_eq!(case.boots(), None, "from {at:#x} on");
+        }
+    }
 }

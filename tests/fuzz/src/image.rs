@@ -67,6 +67,30 @@ pub(crate) enum Image {
 }
 
 impl Image {
+    /// An ELF kernel of which nothing is to be loaded.
+    #[cfg(test)]
+    pub(crate) fn without_a_part() -> Self {
+        let nothing = Number::Small(0);
+        let segment = Segment {
+            kind: 0,
+            offset: None,
+            physical: nothing,
+            high: false,
+            in_file: nothing,
+            in_memory: nothing,
+        };
+        Self::Elf(Elf {
+            i386: false,
+            first: Seldom(Some(segment)),
+            others: Seldom(None),
+            notes: Seldom(None),
+            entry: Seldom(None),
+            tail: Vec::new(),
+            patches: Seldom(None),
+            cut: Seldom(None),
+        })
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Raw(bytes) => bytes.clone(),

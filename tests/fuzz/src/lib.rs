@@ -13,7 +13,7 @@ mod registers;
 mod serial;
 
 use arbitrary::{Arbitrary, Unstructured};
-pub use boot::entered;
+pub use boot::{Way, boot};
 
 /// What takes any bytes.
 pub type Target = fn(&[u8]);

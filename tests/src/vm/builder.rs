@@ -158,6 +158,13 @@ impl Builder {
         self
     }
 
+    /// Starts Hotvisor where no file may have anything written to it (`RLIMIT_FSIZE`).
+    #[must_use]
+    pub fn without_files(mut self) -> Self {
+        self.before.push("ulimit -f 0".to_owned());
+        self
+    }
+
     /// Starts Hotvisor in a control group, by its folder.
     #[must_use]
     pub fn control_group(mut self, folder: &Path) -> Self {

@@ -1,6 +1,7 @@
 //! A host that has nothing left, stands still in places, or is asked for nonsense: a clear answer, nothing lost, and all as
 //! before when it is over.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::Shutdown;
 use std::thread;
@@ -33,6 +34,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("faults::no_descriptor_is_left", descriptors),
         test("faults::a_log_on_a_full_disk", full_log),
         test("faults::a_serial_port_on_a_full_disk", full_serial),
+        test("faults::a_file_that_may_not_grow", no_file_grows),
         test("faults::the_api_stands_still", api_stands_still),
         test("faults::the_control_thread_stands_still", vmm_stands_still),
         test("faults::any_bytes_for_a_request", any_bytes),
@@ -111,6 +113,37 @@ fn full_serial(context: &Context) -> Result<()> {
     guest.ensure(info["state"] == "Running", || format!("{info}"))?;
     guest.does("vmm.shutdown")?;
     guest.wait_code(0, &[])
+}
+
+/// What a guest writes may be limited by whoever starts its machine, and is no reason to end that.
+fn no_file_grows(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 1, 2)?;
+    let (serial, log) = (machine.path("serial"), machine.path("log"));
+    let guest = machine
+        .with(|vm| vm.serial(format!("file={}", serial.display())))
+        .with(|vm| vm.without_files().arg("-v"))
+        .with(|vm| vm.arg("--log-file").arg(&log.display().to_string()))
+        .start()?;
+    guest.vm().wait_until("the guest to run", || {
+        let info = guest.vm().api().get("/api/v1/vm.info");
+        Ok(info.is_ok_and(|info| info.body["state"] == "Running"))
+    })?;
+    for desired in [2, 1] {
+        let answer = guest
+            .vm()
+            .api()
+            .put(VCPUS, &json!({ "desired": desired }))?;
+        guest.ensure(answer.status < 300, || format!("{answer:?}"))?;
+    }
+    guest.does("vmm.shutdown")?;
+    guest.wait_code(0, &[])?;
+    for file in [serial, log] {
+        let length = fs::metadata(&file)?.len();
+        guest.ensure(length == 0, || {
+            format!("{} has {length} bytes", file.display())
+        })?;
+    }
+    Ok(())
 }
 
 /// The guest does not notice, and who asks is answered later.

@@ -1,11 +1,13 @@
 //! A guest that does what no operating system would, while the host takes its CPUs and gives them back.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hotvisor_tests::harness::{Context, Test};
-use hotvisor_tests::vm::api::VCPUS;
+use hotvisor_tests::vm::Answer;
+use hotvisor_tests::vm::api::{Api, VCPUS};
 use serde_json::json;
 
 use crate::guest::{Guest, MEMORY, Machine, test};
@@ -28,10 +30,19 @@ const GROWTH: u64 = 4 << 10;
 /// Bytes of the log that are the guest's doing.
 const LOG: usize = 64 << 10;
 
+/// How often it ends itself, and how often it resets.
+const DEATHS: u32 = 4;
+const RESETS: u32 = 300;
+
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("hostile::any_access", accesses),
         test("hostile::it_ends_itself", end),
+        test(
+            "hostile::it_ends_itself_in_the_midst_of_hotplug",
+            end_in_the_midst,
+        ),
+        test("hostile::it_resets_again_and_again", resets),
     ]
 }
 
@@ -70,15 +81,32 @@ fn accesses(context: &Context) -> Result<()> {
     guest.ensure(now < before + GROWTH, || {
         format!("it had {before} KiB of its own before, and has {now}")
     })?;
-    let said = fs::read_to_string(&log)?;
-    let guests = said.lines().filter(|line| line.contains(" WARN "));
-    let bytes: usize = guests.map(str::len).sum();
-    guest.ensure(bytes < LOG, || format!("{bytes} bytes of log:\n{said}"))?;
+    says_little(&guest, &log)?;
     works(&guest)?;
     guest.power_off()
 }
 
-/// Takes CPUs and gives them back, and reads, as fast as it is answered, until the guest is done; CPU 0 then still is.
+/// What the log says of a guest has a limit, whatever that does.
+fn says_little(guest: &Guest, log: &Path) -> Result<()> {
+    let said = fs::read_to_string(log)?;
+    let bad = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+    let bytes: usize = said.lines().filter(bad).map(str::len).sum();
+    guest.ensure(bytes < LOG, || format!("{bytes} bytes of log:\n{said}"))
+}
+
+/// One request after the other: takes CPUs and gives them back, and reads.
+fn request(api: &Api<'_>, n: u32) -> Result<Answer> {
+    match n % 4 {
+        0 => api.put(VCPUS, &json!({ "desired": n / 4 * 5 % 8 + 1 })),
+        1 => api.put(
+            &format!("{VCPUS}/{}", n / 4 % 7 + 1),
+            &json!({ "target": "offline" }),
+        ),
+        _ => api.get(VCPUS),
+    }
+}
+
+/// Asks as fast as it is answered until the guest is done; CPU 0 then still is.
 fn disturb(guest: &Guest, from: usize, latencies: &mut Vec<Duration>) -> Result<()> {
     let connection = guest.vm().api().connect()?;
     let api = guest.vm().api().over(&connection);
@@ -91,14 +119,7 @@ fn disturb(guest: &Guest, from: usize, latencies: &mut Vec<Duration>) -> Result<
             "it does not come to an end".into()
         })?;
         let start = Instant::now();
-        let answer = match n % 4 {
-            0 => api.put(VCPUS, &json!({ "desired": n / 4 * 5 % 8 + 1 }))?,
-            1 => api.put(
-                &format!("{VCPUS}/{}", n / 4 % 7 + 1),
-                &json!({ "target": "offline" }),
-            )?,
-            _ => api.get(VCPUS)?,
-        };
+        let answer = request(&api, n)?;
         latencies.push(start.elapsed());
         guest.ensure(answer.status < 500, || format!("{answer:?}"))?;
     }
@@ -138,4 +159,44 @@ fn end(context: &Context) -> Result<()> {
     found.context("it does not come to an end")?;
     guest.tell("triple")?;
     guest.wait_code(3, &["vcpu-0: triple fault"])
+}
+
+/// Its triple fault comes while CPUs are plugged and unplugged, wherever they are then.
+fn end_in_the_midst(context: &Context) -> Result<()> {
+    for seed in 1..=DEATHS {
+        let guest = Machine::new(context, 2, 8)?.boot()?;
+        guest.tell(&format!("hostile {seed} {} triple", seed * 500))?;
+        let connection = guest.vm().api().connect()?;
+        let api = guest.vm().api().over(&connection);
+        let deadline = Instant::now() + PATIENCE;
+        // The last one may get no answer.
+        let mut answers = (0..).map_while(|n| request(&api, n).ok());
+        let refused = answers.find(|answer| answer.status >= 500 || Instant::now() > deadline);
+        if let Some(answer) = refused {
+            guest.ensure(answer.body["code"] == "gone", || format!("{answer:?}"))?;
+        }
+        guest.wait_code(3, &["vcpu-0: triple fault"])?;
+    }
+    Ok(())
+}
+
+/// A guest that scribbles, resets and scribbles again gets no more room in the log than one that only scribbles.
+fn resets(context: &Context) -> Result<()> {
+    let machine = Machine::new(context, 2, 8)?;
+    let log = machine.path("log");
+    let guest = machine
+        .with(|vm| vm.arg("--log-file").arg(&log.display().to_string()))
+        .boot()?;
+    let before = guest.vm().own_memory(MEMORY)?;
+    for seed in 1..=RESETS {
+        guest.tell(&format!("hostile {seed} 200 reset"))?;
+        guest.wait_ready()?;
+    }
+    says_little(&guest, &log)?;
+    let now = guest.vm().own_memory(MEMORY)?;
+    guest.ensure(now < before + GROWTH, || {
+        format!("it had {before} KiB of its own before, and has {now}")
+    })?;
+    works(&guest)?;
+    guest.power_off()
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::socket::SocketFile;
 use crate::stream::{self, Source, Target, wait_ready};
 use event_manager::{EventOps, EventSet, Events};
+use hotvisor_devices::ratelimit::RateLimit;
 use hotvisor_devices::serial::{Output, Serial};
 use nix::poll::PollFlags;
 use std::io::{self, IsTerminal, Read, Write};
@@ -25,6 +26,9 @@ pub(super) const TOKEN_LISTEN: u32 = 18;
 /// How long after output was written it is looked whether there is more, before the guest's next byte is posted. A guest sends
 /// byte by byte, and each that is posted by itself costs a turn of the control thread. The first one never waits.
 const LINGER: Duration = Duration::from_millis(4);
+
+/// A guest may write faster than its reader reads for as long as it runs.
+static DROPPED: RateLimit = RateLimit::new(8);
 
 /// How much input is taken from the host at a time.
 const CHUNK: usize = 4096;
@@ -259,12 +263,13 @@ impl Console {
     /// Returns whether nothing else will have it write what comes next.
     fn write_output(&mut self, output: &Output, ops: &mut EventOps) -> bool {
         let dropped = output.dropped();
-        if dropped > self.told_dropped {
+        if std::mem::replace(&mut self.told_dropped, dropped) < dropped
+            && let Some(n) = DROPPED.pass()
+        {
             warn!(
-                "serial: {} bytes dropped: the reader is too slow",
-                dropped - self.told_dropped
+                n,
+                "serial: {dropped} bytes dropped so far: the reader is too slow"
             );
-            self.told_dropped = dropped;
         }
         let Some(sink) = &mut self.output else {
             // Kept for a client that may come; nobody else will.

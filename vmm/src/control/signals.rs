@@ -1,4 +1,4 @@
-//! Signals that end the process, as events.
+//! Signals that end the process: as events, or not at all.
 
 use crate::error::{Error, FILES, Result};
 use nix::sys::signal::{SigSet, Signal};
@@ -19,7 +19,8 @@ fn ignored() -> u64 {
 
 impl Signals {
     /// Blocks the signals in the calling thread, which must be the process's only one, and so in every
-    /// thread started later.
+    /// thread started later. With them, for good, the one that comes with a file that may not grow further (setrlimit(2),
+    /// `RLIMIT_FSIZE`): the write fails all the same, and what the guest has written is no reason to end its machine.
     ///
     /// # Errors
     /// [`Error::Host`] where the kernel does not do it.
@@ -33,6 +34,8 @@ impl Signals {
             }
         }
         set.thread_block().map_err(failed)?;
+        let too_large = SigSet::from(Signal::SIGXFSZ);
+        too_large.thread_block().map_err(failed)?;
         SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map(Self)
             .map_err(failed)

@@ -214,19 +214,17 @@ impl Undelivered {
 /// Delivers the I/O APIC's messages to KVM's local APICs.
 pub struct Messages {
     vm: Arc<Vm>,
-    limit: RateLimit,
     undelivered: Undelivered,
 }
+
+/// Of the process, and so also of a guest that resets.
+static UNTAKEN: RateLimit = RateLimit::new(8);
 
 impl Messages {
     /// Messages into `vm`; why the guest was not notified shows in `undelivered`.
     #[must_use]
     pub fn new(vm: Arc<Vm>, undelivered: Undelivered) -> Self {
-        Self {
-            vm,
-            limit: RateLimit::new(8),
-            undelivered,
-        }
+        Self { vm, undelivered }
     }
 }
 
@@ -252,7 +250,7 @@ impl MessageSink for Messages {
         }
         // How many local APICs have taken it.
         let taken = matches!(sent, Ok(1..));
-        if !taken && let Some(n) = self.limit.pass() {
+        if !taken && let Some(n) = UNTAKEN.pass() {
             warn!(?message, n, ?sent, "no local APIC took an interrupt");
         }
         taken

@@ -14,7 +14,8 @@ const BEGIN: &str = "<!-- figures ";
 const END: &str = "<!-- /figures -->";
 
 /// Writes the tables of the README anew, and resources/figures/bench.svg, from the samples beside it: bench.json, of
-/// `cargo testbed bench --json`, and stress.json, of `cargo testbed stress --all --json`. Measures nothing.
+/// `cargo testbed bench --json`, filters.json, of `cargo testbed bench filters --clock instructions --json`, and stress.json, of
+/// `cargo testbed stress --all --json`. Measures nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -37,6 +38,10 @@ fn made() -> Result<Vec<(PathBuf, String)>> {
     }
     if stress.exists() {
         tables.push(("stress".to_owned(), stress::figure(&stress)?));
+    }
+    let filters = folder.join("filters.json");
+    if filters.exists() {
+        tables.push(("filters".to_owned(), bench::filters_figure(&filters)?));
     }
     let readme = paths::workspace().join("README.md");
     let text = fs::read_to_string(&readme).context("cannot read the README")?;

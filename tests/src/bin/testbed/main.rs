@@ -9,6 +9,7 @@ mod picture;
 mod progress;
 mod shell;
 mod stress;
+mod supply;
 mod test;
 
 use std::process::ExitCode;

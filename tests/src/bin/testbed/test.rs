@@ -7,11 +7,16 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use hotvisor_tests::{host, paths, process};
 
+use crate::supply;
+
 /// What the tests are called that check interleavings, and what they are built with.
 const INTERLEAVED: &str = "interleaved";
 const CHECKER: &str = "loom";
 /// What calls are built with that tests can have fail.
 const FAILING: &str = "failpoints";
+
+/// What is apart from the workspace, because it needs a nightly compiler to be run.
+const LIBFUZZER: &str = "tests/fuzz/libfuzzer/Cargo.toml";
 
 /// Tests that need KVM and a bed, and so run last and each on its own.
 const IN_BED: &[&str] = &["baremetal", "e2e"];
@@ -22,17 +27,24 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// A command, and what it is called.
+/// Something to be run, and what it is called.
 struct Step {
     name: String,
-    command: Command,
-    /// Whether it prints the results of tests; otherwise it is one check itself.
-    has_tests: bool,
+    work: Work,
+}
+
+/// What a step consists of.
+enum Work {
+    /// A command that prints the results of tests.
+    Tests(Command),
+    /// A command that is one check itself.
+    Check(Command),
+    Crates,
 }
 
 /// Numbers of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
+pub(crate) struct Count {
     passed: u64,
     failed: u64,
     skipped: u64,
@@ -73,14 +85,14 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
     let mut add = |name: &str, has_tests: bool, args: &[&str]| {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(args).current_dir(paths::workspace());
-        if has_tests {
-            command.args(["--no-fail-fast", "--"]).args(filter);
-        }
-        steps.push(Step {
-            name: name.to_owned(),
-            command,
-            has_tests,
-        });
+        let work = match has_tests {
+            true => {
+                command.args(["--no-fail-fast", "--"]).args(filter);
+                Work::Tests(command)
+            }
+            false => Work::Check(command),
+        };
+        steps.push((name.to_owned(), work));
     };
     if filter.is_none() {
         add("formatting", false, &["fmt", "--all", "--check"]);
@@ -100,6 +112,8 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
             let lint = ["rustdoc", "--package", package, "--", "-D", "warnings"];
             add(&format!("documentation of {package}"), false, &lint);
         }
+        let apart = ["check", "--locked", "--bins", "--manifest-path", LIBFUZZER];
+        add("targets for libFuzzer", false, &apart);
     }
     let integration = integration_tests()?;
     let mut unit = vec!["test", "--workspace", "--lib", "--bins", "--examples"];
@@ -136,7 +150,11 @@ fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
             &["test", "--package", "hotvisor-tests", "--test", name],
         );
     }
-    Ok(steps)
+    if filter.is_none() {
+        steps.insert(0, ("crates".to_owned(), Work::Crates));
+    }
+    let step = |(name, work)| Step { name, work };
+    Ok(steps.into_iter().map(step).collect())
 }
 
 /// The names of the workspace's integration tests.
@@ -162,11 +180,15 @@ fn integration_tests() -> Result<Vec<String>> {
 }
 
 impl Step {
-    /// Runs the command, shows what it prints, and counts.
-    fn run(mut self) -> Result<Count> {
-        let line = process::spelled(&self.command);
-        let mut child = self
-            .command
+    /// Does it, shows what it prints, and counts.
+    fn run(self) -> Result<Count> {
+        let (mut command, has_tests) = match self.work {
+            Work::Tests(command) => (command, true),
+            Work::Check(command) => (command, false),
+            Work::Crates => return supply::check(),
+        };
+        let line = process::spelled(&command);
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -183,12 +205,28 @@ impl Step {
             count = count.plus(Count::of_line(&line));
         }
         let success = child.wait()?.success();
-        Ok(count.of_step(self.has_tests, success))
+        Ok(count.of_step(has_tests, success))
     }
 }
 
 impl Count {
-    fn plus(self, other: Self) -> Self {
+    pub(crate) const PASSED: Self = Self {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
+    pub(crate) const FAILED: Self = Self {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+    pub(crate) const SKIPPED: Self = Self {
+        passed: 0,
+        failed: 0,
+        skipped: 1,
+    };
+
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,

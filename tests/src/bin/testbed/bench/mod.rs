@@ -352,6 +352,14 @@ pub(crate) fn figures(json: &Path) -> Result<(Vec<(String, String)>, String)> {
     Ok((table::all(&results), svg::of(&results)?))
 }
 
+/// What the README shows of what `bench filters --clock instructions --json` wrote.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn filters_figure(json: &Path) -> Result<String> {
+    Ok(table::filters(&measured::read(json)?))
+}
+
 /// The phases of a vCPU's last change under Hotvisor, with their milliseconds.
 fn phases(vm: &Vm, vcpu: u32, unplug: bool) -> Result<Vec<(String, f64)>> {
     let vcpu = vm.api().get(&format!("/api/v1/vcpus/{vcpu}"))?.body;

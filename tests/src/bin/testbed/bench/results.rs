@@ -37,7 +37,7 @@ impl fmt::Display for Peer {
             Self::Hotvisor => "Hotvisor",
             Self::Qemu => "QEMU",
             Self::CloudHypervisor => "Cloud Hypervisor",
-            Self::Unfiltered => "with `--seccomp false`",
+            Self::Unfiltered => "Hotvisor with `--seccomp false`",
         })
     }
 }

@@ -10,6 +10,8 @@ use super::view::{Row, View, ratio};
 /// Most of QEMU's time that a change is to take.
 const UNPLUG: f64 = 0.6;
 const PLUG: f64 = 0.75;
+/// What the filters of system calls may have a change take of what it takes without.
+const FILTERS: f64 = 1.01;
 /// How many times an unplug may take what the guest's kernel needs of it.
 const OF_THE_FLOOR: f64 = 2.0;
 
@@ -60,17 +62,50 @@ pub(super) fn table(results: &Results) -> Option<String> {
         .chain(exits(view))
         .chain(boot(view))
         .chain(memory(wall))
+        .chain(filters(view))
         .collect();
+    (!goals.is_empty()).then(|| lines(&goals, time))
+}
+
+/// Of the filters alone.
+pub(super) fn of_filters(view: &View<'_>) -> Option<String> {
+    let goals = filters(view);
+    (!goals.is_empty()).then(|| lines(&goals, view.time))
+}
+
+fn lines(goals: &[Goal], time: Time) -> String {
     let mut text = format!(
         "| goal; {time} | figure | the guest kernel's part alone | met |\n|---|---:|---:|---|\n"
     );
-    for goal in &goals {
+    for goal in goals {
         let Goal { what, figure, .. } = goal;
         let alone = goal.kernel_alone.map(ratio).unwrap_or_default();
         let met = if goal.met { "yes" } else { "no" };
         let _ = writeln!(text, "| {what} | {figure} | {alone} | {met} |");
     }
-    (!goals.is_empty()).then_some(text)
+    text
+}
+
+/// Hotvisor beside itself.
+fn filters(view: &View<'_>) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for guest in Guest::ALL {
+        for change in Change::ALL {
+            let typical = |peer| view.typical(&Row::new(What::Change(change), guest), peer);
+            let both = typical(Peer::Hotvisor).zip(typical(Peer::Unfiltered));
+            goals.extend(both.map(|(with, without)| Goal {
+                what: format!(
+                    "{}, {guest}: with filters of system calls at most {FILTERS} of the time without",
+                    change.name()
+                ),
+                // Two digits would not tell.
+                figure: format!("{:.3}", with / without),
+                kernel_alone: None,
+                met: with / without <= FILTERS,
+            }));
+        }
+    }
+    goals
 }
 
 fn times(view: &View<'_>, guest: Guest) -> Vec<Goal> {
@@ -206,5 +241,23 @@ mod tests {
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("memory") && !text.contains("plug, expedited"));
+        assert!(!text.contains("filters"), "{text}");
+    }
+
+    #[test]
+    fn filters_are_measured_by_the_thousandth() {
+        for (with, line) in [(10.1, "| 1.010 |  | yes |"), (10.11, "| 1.011 |  | no |")] {
+            let mut results = Results::new(1);
+            results.add(key(Peer::Hotvisor, What::Change(Change::Plug)), with);
+            results.add(key(Peer::Unfiltered, What::Change(Change::Plug)), 10.0);
+            let time = Time::Instructions;
+            let view = View {
+                results: &results,
+                time,
+            };
+            let text = of_filters(&view).unwrap();
+            assert!(text.contains(line), "{text}");
+            assert_eq!(table(&results).unwrap(), text);
+        }
     }
 }

@@ -51,6 +51,15 @@ pub(super) fn all(results: &Results) -> Vec<(String, String)> {
     all
 }
 
+/// What filters of system calls cost: the times with and without, and the goals.
+pub(super) fn filters(results: &Results) -> String {
+    let time = Time::Instructions;
+    let view = View { results, time };
+    let tables = [view.cycles(), goals::of_filters(&view)];
+    let tables: Vec<String> = tables.into_iter().flatten().collect();
+    tables.join("\n")
+}
+
 /// All of it.
 pub(super) fn of(results: &Results) -> String {
     let texts: Vec<String> = all(results).into_iter().map(|(_, text)| text).collect();
