@@ -1,6 +1,7 @@
 //! Each target with its corpus, what once broke it among it, and with random bytes: the same ones each time.
 
 use hotvisor_fuzz::{TARGETS, Way, boot};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -68,4 +69,26 @@ fn random_images_can_be_entered() {
         println!("{way:?}: {entered} of {INPUTS}");
         assert!(entered > 100, "{way:?}: {entered}");
     }
+}
+
+/// libFuzzer has the same targets, each with its file and its corpus.
+#[test]
+fn every_target_is_one_of_libfuzzers() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = |folder: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(here.join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().path().with_extension(""));
+        names
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect()
+    };
+    let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names("libfuzzer/targets"), targets);
+    assert_eq!(names("corpus"), targets);
+    let manifest = fs::read_to_string(here.join("libfuzzer/Cargo.toml")).unwrap();
+    let bins = manifest.split("[[bin]]").skip(1);
+    let bins: BTreeSet<String> = bins
+        .filter_map(|bin| bin.split('"').nth(1).map(str::to_owned))
+        .collect();
+    assert_eq!(bins, targets);
 }

@@ -110,6 +110,19 @@ fn crates_may_be_used_and_come_from_where_they_should() {
 }
 
 #[test]
+fn cargo_deny_allows_the_same_licences() {
+    let deny = fs::read_to_string(paths::workspace().join("deny.toml")).unwrap();
+    let line = deny.lines().find_map(|line| line.strip_prefix("allow = "));
+    let allowed: Vec<&str> = line
+        .expect("licences")
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .collect();
+    assert_eq!(allowed, LICENCES);
+}
+
+#[test]
 fn the_product_has_each_crate_once() {
     let graph = Graph::new();
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -80,81 +80,86 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(paths::workspace());
+    command
+}
+
 fn steps(filter: Option<&str>) -> Result<Vec<Step>> {
-    let mut steps = Vec::new();
-    let mut add = |name: &str, has_tests: bool, args: &[&str]| {
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(args).current_dir(paths::workspace());
-        let work = match has_tests {
-            true => {
-                command.args(["--no-fail-fast", "--"]).args(filter);
-                Work::Tests(command)
-            }
-            false => Work::Check(command),
-        };
-        steps.push((name.to_owned(), work));
+    let mut steps = match filter {
+        None => checks()?,
+        Some(_) => Vec::new(),
     };
-    if filter.is_none() {
-        add("formatting", false, &["fmt", "--all", "--check"]);
-        let lint = [
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ];
-        add("lints", false, &lint);
-        let failing = ["clippy", "--package", "hotvisor", "--features", FAILING];
-        let lint = [&failing[..], &["--all-targets", "--", "-D", "warnings"]].concat();
-        add("lints of failpoints", false, &lint);
-        for package in ["hotvisor-vmm", "hotvisor-devices"] {
-            let lint = ["rustdoc", "--package", package, "--", "-D", "warnings"];
-            add(&format!("documentation of {package}"), false, &lint);
-        }
-        let apart = ["check", "--locked", "--bins", "--manifest-path", LIBFUZZER];
-        add("targets for libFuzzer", false, &apart);
+    steps.extend(tests(filter)?);
+    Ok(steps)
+}
+
+/// What looks at the source, and runs nothing of it.
+fn checks() -> Result<Vec<Step>> {
+    let check = |name: &str, command| Step {
+        name: name.to_owned(),
+        work: Work::Check(command),
+    };
+    let strict = |args: &[&str]| cargo(&[args, &["--", "-D", "warnings"]].concat());
+    let mut checks = vec![
+        Step {
+            name: "crates".to_owned(),
+            work: Work::Crates,
+        },
+        check("formatting", cargo(&["fmt", "--all", "--check"])),
+        check("lints", strict(&["clippy", "--workspace", "--all-targets"])),
+    ];
+    let failing = ["clippy", "--package", "hotvisor", "--features", FAILING];
+    let failing = [&failing[..], &["--all-targets"]].concat();
+    checks.push(check("lints of failpoints", strict(&failing)));
+    for package in ["hotvisor-vmm", "hotvisor-devices"] {
+        let name = format!("documentation of {package}");
+        checks.push(check(&name, strict(&["rustdoc", "--package", package])));
     }
+    let mut apart = cargo(&["check", "--locked", "--bins", "--manifest-path", LIBFUZZER]);
+    // With what the lints have built; and without libFuzzer itself, which only a target that is linked needs.
+    apart.arg("--target-dir").arg(paths::target());
+    apart.env("CUSTOM_LIBFUZZER_PATH", paths::workspace().join("none.a"));
+    checks.push(check("targets for libFuzzer", apart));
+    Ok(checks)
+}
+
+fn tests(filter: Option<&str>) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    let mut add = |name: &str, args: &[&str]| {
+        let mut command = cargo(args);
+        command.args(["--no-fail-fast", "--"]).args(filter);
+        steps.push(Step {
+            name: name.to_owned(),
+            work: Work::Tests(command),
+        });
+    };
     let integration = integration_tests()?;
     let mut unit = vec!["test", "--workspace", "--lib", "--bins", "--examples"];
-    for name in integration
-        .iter()
-        .filter(|name| !IN_BED.contains(&name.as_str()))
-    {
+    let elsewhere = |name: &&String| !IN_BED.contains(&name.as_str());
+    for name in integration.iter().filter(elsewhere) {
         unit.extend(["--test", name]);
     }
-    add("unit and property tests", true, &unit);
-    add(
-        "documentation tests",
-        true,
-        &["test", "--workspace", "--doc"],
-    );
+    add("unit and property tests", &unit);
+    add("documentation tests", &["test", "--workspace", "--doc"]);
     if filter.is_none_or(|filter| filter.contains(INTERLEAVED)) {
         // With a checker in the place of what the gate is built from, with which nothing else works.
         let checked = ["--package", "hotvisor-vmm", "--features", CHECKER];
         let test = [&["test"], &checked[..], &["--lib", INTERLEAVED]].concat();
-        add("tests of interleavings", true, &test);
+        add("tests of interleavings", &test);
     }
     if filter.is_none_or(|filter| filter.contains(FAILING)) {
         let built = ["--package", "hotvisor-vmm", "--features", FAILING];
         let test = [&["test"], &built[..], &["--lib", "failpoint"]].concat();
-        add("tests of failpoints", true, &test);
+        add("tests of failpoints", &test);
     }
-    for name in IN_BED
-        .iter()
-        .filter(|&&name| integration.iter().any(|found| found == name))
-    {
-        add(
-            &format!("{name} tests"),
-            true,
-            &["test", "--package", "hotvisor-tests", "--test", name],
-        );
+    let there = |name: &&&str| integration.iter().any(|found| found == *name);
+    for name in IN_BED.iter().filter(there) {
+        let test = ["test", "--package", "hotvisor-tests", "--test", name];
+        add(&format!("{name} tests"), &test);
     }
-    if filter.is_none() {
-        steps.insert(0, ("crates".to_owned(), Work::Crates));
-    }
-    let step = |(name, work)| Step { name, work };
-    Ok(steps.into_iter().map(step).collect())
+    Ok(steps)
 }
 
 /// The names of the workspace's integration tests.
