@@ -16,6 +16,8 @@ const FILTERS: [(&str, &[&str]); 4] = [
     ("vcpu", &["vcpu", "common"]),
     ("api", &["common", "api"]),
 ];
+/// What is added for a build with debug assertions, the standard library's among them, and is in no other.
+const DEBUG: &str = "debug";
 /// `ENOSYS`.
 const NO_SUCH_CALL: u32 = 38;
 
@@ -24,16 +26,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut code = String::new();
     for (name, files) in FILTERS {
-        let mut rules = Vec::new();
-        for file in files {
-            rules.extend(rules_of(&folder.join(format!("{file}.json")))?);
-        }
-        check(name, &rules)?;
-        for (form, otherwise) in [("enforced", "trap"), ("logged", "log")] {
-            let filter = json!({
-                "mismatch_action": otherwise, "match_action": "allow", "filter": rules
-            });
-            constant(&mut code, &format!("{name}_{form}"), &filter)?;
+        for (build, more) in [
+            ("debug_assertions", Some(DEBUG)),
+            ("not(debug_assertions)", None),
+        ] {
+            let mut rules = Vec::new();
+            for file in files.iter().copied().chain(more) {
+                rules.extend(rules_of(&folder.join(format!("{file}.json")))?);
+            }
+            check(name, &rules)?;
+            for (form, otherwise) in [("enforced", "trap"), ("logged", "log")] {
+                let filter = json!({
+                    "mismatch_action": otherwise, "match_action": "allow", "filter": rules
+                });
+                // The profile's word for it does not come to here, but to the crate that has these in it.
+                writeln!(code, "#[cfg({build})]")?;
+                constant(&mut code, &format!("{name}_{form}"), &filter)?;
+            }
         }
     }
     let no_clone3 = json!({
