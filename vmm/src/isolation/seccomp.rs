@@ -14,6 +14,9 @@ use std::process;
 use std::sync::OnceLock;
 use std::thread;
 
+#[cfg(test)]
+mod tests;
+
 mod filters {
     include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 }
@@ -55,22 +58,42 @@ pub fn choose(seccomp: Seccomp) -> Result<()> {
 
 /// Puts the calling thread under the filter of this role.
 pub(super) fn filter(role: Role) -> Result<()> {
-    let program = match (CHOSEN.get(), role) {
-        (None | Some(Seccomp::Off), _) => return Ok(()),
-        (Some(Seccomp::Enforce), Role::Main) => filters::MAIN_ENFORCED,
-        (Some(Seccomp::Enforce), Role::Vmm) => filters::VMM_ENFORCED,
-        (Some(Seccomp::Enforce), Role::Vcpu) => filters::VCPU_ENFORCED,
-        (Some(Seccomp::Enforce), Role::Api) => filters::API_ENFORCED,
-        (Some(Seccomp::Log), Role::Main) => filters::MAIN_LOGGED,
-        (Some(Seccomp::Log), Role::Vmm) => filters::VMM_LOGGED,
-        (Some(Seccomp::Log), Role::Vcpu) => filters::VCPU_LOGGED,
-        (Some(Seccomp::Log), Role::Api) => filters::API_LOGGED,
-    };
-    if role == Role::Vmm {
-        // It makes threads: by `clone`, whose flags a filter can see, and not by `clone3`, whose it cannot.
-        apply(filters::NO_CLONE3).map_err(refused)?;
+    let seccomp = CHOSEN.get().copied().unwrap_or(Seccomp::Off);
+    for program in programs(seccomp, role) {
+        failpoint!(Confine, apply(&program)).map_err(refused)?;
     }
-    failpoint!(Confine, apply(program)).map_err(refused)
+    Ok(())
+}
+
+/// What a thread of this role loads into the kernel, in this order.
+fn programs(seccomp: Seccomp, role: Role) -> Vec<BpfProgram> {
+    let own = match (seccomp, role) {
+        (Seccomp::Off, _) => return Vec::new(),
+        (Seccomp::Enforce, Role::Main) => filters::MAIN_ENFORCED,
+        (Seccomp::Enforce, Role::Vmm) => filters::VMM_ENFORCED,
+        (Seccomp::Enforce, Role::Vcpu) => filters::VCPU_ENFORCED,
+        (Seccomp::Enforce, Role::Api) => filters::API_ENFORCED,
+        (Seccomp::Log, Role::Main) => filters::MAIN_LOGGED,
+        (Seccomp::Log, Role::Vmm) => filters::VMM_LOGGED,
+        (Seccomp::Log, Role::Vcpu) => filters::VCPU_LOGGED,
+        (Seccomp::Log, Role::Api) => filters::API_LOGGED,
+    };
+    // It makes threads: by `clone`, whose flags a filter can see, and not by `clone3`, whose it cannot.
+    let first = (role == Role::Vmm).then_some(filters::NO_CLONE3);
+    first
+        .into_iter()
+        .chain([own])
+        .map(for_this_process)
+        .collect()
+}
+
+/// A program as the kernel takes it, with this process's id where the rules speak of it.
+fn for_this_process(program: &[(u16, u8, u8, u32)]) -> BpfProgram {
+    let instructions = program.iter().map(|&(code, jt, jf, k)| {
+        let k = if k == OWN_PID { process::id() } else { k };
+        sock_filter { code, jt, jf, k }
+    });
+    instructions.collect()
 }
 
 fn refused(error: io::Error) -> Error {
@@ -78,15 +101,8 @@ fn refused(error: io::Error) -> Error {
     Error::host("filter of system calls", error, remedy)
 }
 
-fn apply(program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
-    let program: BpfProgram = program
-        .iter()
-        .map(|&(code, jt, jf, k)| {
-            let k = if k == OWN_PID { process::id() } else { k };
-            sock_filter { code, jt, jf, k }
-        })
-        .collect();
-    apply_filter(&program).map_err(|error| match error {
+fn apply(program: &BpfProgram) -> io::Result<()> {
+    apply_filter(program).map_err(|error| match error {
         seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
         other => io::Error::other(other),
     })
