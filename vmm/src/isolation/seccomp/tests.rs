@@ -2,7 +2,7 @@
 //! arguments that are just as it says, and that are not in one thing.
 //!
 //! Nothing of this asks the kernel, so that all of it can be tried. That the kernel does the same with what it is given is
-//! tried in `vmm/tests/forbidden.rs`.
+//! tried in `vmm/tests/forbidden`.
 
 mod machine;
 mod rules;

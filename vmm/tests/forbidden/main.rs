@@ -1,108 +1,21 @@
 //! What each thread may not do, tried in processes of its own, because it ends them; and what it may.
 
+mod misdeeds;
+
 use hotvisor_vmm::heap;
 use hotvisor_vmm::isolation::seccomp::{Seccomp, choose};
 use hotvisor_vmm::isolation::{EXIT_CODE, Role, confine};
 use nix::pty::openpty;
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{UnixAddr, connect};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
-use nix::unistd::{getpid, setsid, tcsetpgrp};
 use std::env;
-use std::fs::{self, File};
-use std::net::TcpListener;
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use vm_memory::MmapRegion;
 
 /// What the process is to try, if it is one that tries.
 const TRY: &str = "HOTVISOR_TRY";
-
-/// A misdeed, and the system call by which it is noticed.
-struct Misdeed {
-    name: &'static str,
-    call: &'static str,
-    commit: fn(),
-}
-
-/// Each of these is forbidden to all threads.
-const MISDEEDS: &[Misdeed] = &[
-    Misdeed {
-        name: "reads a file",
-        call: "openat",
-        commit: || drop(File::open("/proc/version")),
-    },
-    Misdeed {
-        name: "writes a file",
-        call: "openat",
-        commit: || drop(File::create_new("/tmp/hotvisor-forbidden")),
-    },
-    Misdeed {
-        name: "makes a folder",
-        call: "mkdir",
-        commit: || drop(fs::create_dir("/tmp/hotvisor-forbidden")),
-    },
-    Misdeed {
-        name: "listens on the network",
-        call: "socket",
-        commit: || drop(TcpListener::bind("127.0.0.1:0")),
-    },
-    Misdeed {
-        name: "sends a datagram",
-        call: "socket",
-        commit: || drop(UnixDatagram::unbound()),
-    },
-    Misdeed {
-        name: "connects to somebody",
-        call: "connect",
-        commit: || {
-            let address = UnixAddr::new("/run/somebody").expect("an address");
-            let _ = connect(0, &address);
-        },
-    },
-    Misdeed {
-        name: "sends a signal",
-        call: "kill",
-        commit: || {
-            let _ = kill(getpid(), Signal::SIGUSR1);
-        },
-    },
-    Misdeed {
-        name: "takes a limit off",
-        call: "prlimit64",
-        commit: || {
-            let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-        },
-    },
-    Misdeed {
-        name: "leaves its session",
-        call: "setsid",
-        commit: || {
-            let _ = setsid();
-        },
-    },
-    Misdeed {
-        name: "has memory that can be executed",
-        call: "mmap",
-        commit: || {
-            let protection = libc::PROT_READ | libc::PROT_EXEC;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            drop(MmapRegion::<()>::build(None, 4096, protection, flags));
-        },
-    },
-    Misdeed {
-        name: "takes the terminal",
-        call: "ioctl",
-        commit: || {
-            let _ = tcsetpgrp(std::io::stdin(), getpid());
-        },
-    },
-];
 
 /// What no thread does but the control thread's, and a program is started by none.
 const BIRTHS: &[&str] = &["makes a thread", "starts a program"];
@@ -118,7 +31,7 @@ fn name(role: Role) -> &'static str {
 }
 
 /// Does something as a thread of this role. A vCPU's is made by the control thread's, in its filter.
-fn on_thread(role: Role, body: fn()) {
+fn on_thread(role: Role, body: impl FnOnce() + Send + 'static) {
     let outer = if role == Role::Vcpu { Role::Vmm } else { role };
     let confined = |role: Role, body: Box<dyn FnOnce() + Send>| {
         let body = move || {
@@ -167,8 +80,8 @@ fn the_one_that_tries() {
     .expect("a handler");
     let role = Role::ALL.into_iter().find(|&role| name(role) == thread);
     let role = role.expect("a role");
-    match (what, MISDEEDS.iter().find(|misdeed| misdeed.name == what)) {
-        (_, Some(misdeed)) => on_thread(role, misdeed.commit),
+    match (what, misdeeds::all().find(|misdeed| misdeed.name == what)) {
+        (_, Some(misdeed)) => on_thread(role, (misdeed.prepare)()),
         ("makes a thread", _) => on_thread(role, || {
             let made = thread::Builder::new().spawn(|| ());
             eprintln!("did it: {}", made.is_ok());
@@ -205,7 +118,7 @@ fn work() {
 #[test]
 fn a_forbidden_call_ends_the_process_which_names_thread_and_call() {
     for role in Role::ALL {
-        for misdeed in MISDEEDS {
+        for misdeed in misdeeds::all().filter(|misdeed| misdeed.roles.contains(&role)) {
             let output = attempt(misdeed.name, "true", role);
             let said = String::from_utf8_lossy(&output.stderr);
             let expected = format!(
