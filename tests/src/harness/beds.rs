@@ -25,6 +25,9 @@ const PASSED_ON: &[&str] = &[
 /// In L1, the names of the tests that are for it, one a line.
 const SHARE_VARIABLE: &str = "HOTVISOR_TESTS";
 
+/// The most tests for one L1. Its boot takes as long as a test or two; in few and large shares the last one runs alone.
+const MOST: usize = 30;
+
 /// How every line begins that says what became of a test. Such lines are shown as they come; all others belong
 /// together, and are shown when their L1 has ended.
 const OF_A_TEST: &str = "test ";
@@ -92,16 +95,22 @@ pub(super) fn run(
     Ok(nested::exit_code(status))
 }
 
-/// The tests by what they boot, those first that are most.
+/// The tests by what they boot, dealt out where they are many, and those first that are most.
 fn shares(tests: Vec<Test>) -> Vec<Share> {
     let mut by_images: BTreeMap<Vec<Image>, Vec<String>> = BTreeMap::new();
     for test in tests {
         by_images.entry(test.images).or_default().push(test.name);
     }
-    let shares = by_images.into_iter();
-    let mut shares: Vec<Share> = shares
-        .map(|(images, names)| Share { images, names })
-        .collect();
+    let mut shares: Vec<Share> = Vec::new();
+    for (images, names) in by_images {
+        let number = names.len().div_ceil(MOST);
+        // Neighbours are alike, and take as long.
+        let dealt = |hand| names.iter().skip(hand).step_by(number).cloned().collect();
+        shares.extend((0..number).map(|hand| Share {
+            images: images.clone(),
+            names: dealt(hand),
+        }));
+    }
     shares.sort_by_key(|share| std::cmp::Reverse(share.names.len()));
     shares
 }
@@ -167,4 +176,31 @@ fn show(text: &str) {
     let _ = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Place;
+    use super::*;
+    use crate::kernels::Kernel;
+
+    #[test]
+    fn many_tests_of_one_kernel_are_dealt_out() {
+        let test = |kernel, n| Test {
+            name: format!("{n}::{kernel:?}"),
+            images: vec![Image::BzImage(kernel)],
+            place: Place::Any,
+            run: Arc::new(|_| Ok(())),
+        };
+        let (many, few) = (MOST * 2 + 1, MOST);
+        let tests = (0..many).map(|n| test(Kernel::V6_1Cloud, n));
+        let others = (0..few).map(|n| test(Kernel::V6_12Cloud, n));
+        let shares = shares(tests.chain(others).collect());
+        let lengths: Vec<usize> = shares.iter().map(|share| share.names.len()).collect();
+        assert_eq!(lengths, [MOST, many / 3 + 1, many / 3, many / 3]);
+        let names: BTreeSet<&String> = shares.iter().flat_map(|share| &share.names).collect();
+        assert_eq!(names.len(), many + few);
+    }
 }

@@ -42,6 +42,7 @@ fn install() -> Result<PathBuf> {
             .arg(&bed)
             .arg("--target-dir")
             .arg(bed.join("target"));
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0");
         process::output(command.arg("cargo-deny")).context(
             "cannot install cargo-deny; it comes from crates.io, once, and needs the network for that",
         )?;
