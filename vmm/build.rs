@@ -1,6 +1,9 @@
 //! Compiles the filters of `resources/seccomp` for the kernel, each in two forms: one that stops what it forbids, and
 //! one that has the kernel log it.
 
+#[path = "build/shrink.rs"]
+mod shrink;
+
 use seccompiler::{BpfMap, TargetArch, compile_from_json};
 use serde_json::{Value, json};
 use std::error::Error;
@@ -101,8 +104,10 @@ fn constant(code: &mut String, name: &str, filter: &Value) -> Result<(), Box<dyn
     )?;
     let name = name.to_uppercase();
     writeln!(code, "pub(super) const {name}: &[(u16, u8, u8, u32)] = &[")?;
-    for one in map.into_values().flatten() {
-        writeln!(code, "({}, {}, {}, {}),", one.code, one.jt, one.jf, one.k)?;
+    for program in map.into_values() {
+        for one in shrink::shrunk(&program)? {
+            writeln!(code, "({}, {}, {}, {}),", one.code, one.jt, one.jf, one.k)?;
+        }
     }
     writeln!(code, "];")?;
     Ok(())

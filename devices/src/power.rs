@@ -57,7 +57,7 @@ pub struct PowerRegisters<S> {
     sink: S,
 }
 
-/// Of the process, and so also of a guest that scribbles, resets, and scribbles again.
+/// Of all resets together: a guest may scribble, reset, and scribble again.
 static IGNORED: RateLimit = RateLimit::new(8);
 
 impl<S: PowerSink> PowerRegisters<S> {

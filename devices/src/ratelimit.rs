@@ -7,7 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug)]
 pub struct RateLimit {
     seen: AtomicU32,
+    /// The machine that it has counted for.
+    of: AtomicU32,
     burst: u32,
+}
+
+/// Counts the machines that were asked for, from 1.
+static MACHINES: AtomicU32 = AtomicU32::new(0);
+
+/// Another machine is asked for, whose messages are no further ones of the one before. A guest's reset is not that: it
+/// would make room for itself.
+pub fn another_machine() {
+    MACHINES.fetch_add(1, Ordering::Relaxed);
 }
 
 impl RateLimit {
@@ -16,12 +27,17 @@ impl RateLimit {
     pub const fn new(burst: u32) -> Self {
         Self {
             seen: AtomicU32::new(0),
+            of: AtomicU32::new(0),
             burst,
         }
     }
 
     /// `Some(n)` where the n-th occurrence (from 1) is to be logged, `None` where it is not.
     pub fn pass(&self) -> Option<u32> {
+        let now = MACHINES.load(Ordering::Relaxed);
+        if self.of.swap(now, Ordering::Relaxed) != now {
+            self.seen.store(0, Ordering::Relaxed);
+        }
         // Wrapping after 2^32 occurrences merely lets one more burst through.
         let n = self.seen.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         (n <= self.burst || n.is_power_of_two()).then_some(n)
@@ -30,12 +46,15 @@ impl RateLimit {
 
 #[cfg(test)]
 mod tests {
-    use super::RateLimit;
+    use super::{RateLimit, another_machine};
 
     #[test]
     fn thins_out_after_the_burst() {
         let limit = RateLimit::new(3);
         let passed: Vec<u32> = (0..100).filter_map(|_| limit.pass()).collect();
         assert_eq!(passed, [1, 2, 3, 4, 8, 16, 32, 64]);
+        another_machine();
+        let passed: Vec<u32> = (0..6).filter_map(|_| limit.pass()).collect();
+        assert_eq!(passed, [1, 2, 3, 4]);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! They exist with the feature `failpoints`, which no release build can have. Without it [`failpoint!`] is the call that
 //! it is given, and nothing else. Deadlines have no system call of their own: they are the time limit of the control
-//! thread's wait. Nor has parking, which is a wait on a condition variable, nor the GED, which is the interrupt. Where this process gets no memory for itself, it ends, as all Rust programs do; what memory the kernel
-//! needs for a vCPU is among these calls.
+//! thread's wait. Nor has parking, which is a wait on a condition variable, nor the GED, which is the interrupt. Where this
+//! process gets no memory for itself, it ends, as all Rust programs do; what memory the kernel needs for a vCPU is among
+//! these calls.
 
 /// Makes a call, unless a test has it fail: `failpoint!(Kick, thread.kill(signal))`. The call's error must be one of the
 /// operating system's.

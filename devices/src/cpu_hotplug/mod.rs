@@ -94,7 +94,7 @@ pub struct CpuHotplug {
     state: Mutex<State>,
 }
 
-/// Of the process, and so also of a guest that scribbles, resets, and scribbles again.
+/// Of all resets together: a guest may scribble, reset, and scribble again.
 static IGNORED: RateLimit = RateLimit::new(8);
 
 struct State {

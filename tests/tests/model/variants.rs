@@ -159,6 +159,15 @@ fn what_must_never_be_is_found() {
         world.act(&Act::User(0));
         world
     };
+    let resets = || {
+        let budget = Budget {
+            reboots: 1,
+            ..PLAIN.budget
+        };
+        let mut world = World::new(Shape { budget, ..PLAIN });
+        world.act(&Act::User(0));
+        world
+    };
     let unplugged = || {
         let mut world = plain();
         world.act(&Act::Ask(Want::One(1, Target::Offline)));
@@ -202,6 +211,12 @@ fn what_must_never_be_is_found() {
             &unplugged,
             "operation 1 says of vCPU 1",
         ),
+        (
+            Spoilt::GoneUnderAUser,
+            &resets,
+            "the machine was torn down with a user inside",
+        ),
+        (Spoilt::NeverLeft, &resets, "the machine never starts again"),
     ];
     for (how, world, with) in table {
         let found = world().spoilt(*how);

@@ -82,8 +82,9 @@ pub(super) struct Console {
     pending: Vec<u8>,
     /// When to look whether there is more output.
     look_again: Option<Instant>,
-    /// Bytes dropped that were already told of.
-    told_dropped: u64,
+    /// Bytes dropped that were looked at, and those that somebody was told of.
+    dropped: u64,
+    told: u64,
     _raw: Option<RawMode>,
 }
 
@@ -103,7 +104,8 @@ impl Console {
             listener: None,
             pending: Vec::new(),
             look_again: None,
-            told_dropped: 0,
+            dropped: 0,
+            told: 0,
             _raw: None,
         }
     }
@@ -263,13 +265,14 @@ impl Console {
     /// Returns whether nothing else will have it write what comes next.
     fn write_output(&mut self, output: &Output, ops: &mut EventOps) -> bool {
         let dropped = output.dropped();
-        if std::mem::replace(&mut self.told_dropped, dropped) < dropped
+        if std::mem::replace(&mut self.dropped, dropped) < dropped
             && let Some(n) = DROPPED.pass()
         {
             warn!(
                 n,
                 "serial: {dropped} bytes dropped so far: the reader is too slow"
             );
+            self.told = dropped;
         }
         let Some(sink) = &mut self.output else {
             // Kept for a client that may come; nobody else will.
@@ -345,6 +348,10 @@ impl Console {
     /// Writes what is left when the machine is over, and waits for a slow reader until `limit`.
     pub(super) fn finish(&mut self, output: &Output, limit: Duration) {
         let deadline = Instant::now() + limit;
+        let dropped = output.dropped();
+        if std::mem::replace(&mut self.told, dropped) < dropped {
+            warn!("serial: {dropped} bytes dropped in all: the reader was too slow");
+        }
         let Some(sink) = &mut self.output else { return };
         while !output.is_empty() {
             let written = output.drain(|bytes| sink.inner.write(bytes));

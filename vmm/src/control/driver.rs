@@ -115,6 +115,8 @@ impl Driver {
     /// Lets the machine run, which is there, and begins what was wanted of its vCPUs meanwhile.
     fn run_machine(&mut self) -> Result<()> {
         machine(&mut self.vm).map_or(Ok(()), Machine::run)?;
+        // Not before: nobody is to be inside of a machine that comes to nothing.
+        self.hotplug.restarted(self.generation);
         self.take_waiting();
         Ok(())
     }
@@ -213,9 +215,14 @@ impl Driver {
             }
             Action::StopVcpus => {
                 self.wishes.wait();
-                let empty = self.hotplug.close_gates();
-                self.machine().iter().for_each(|m| m.stop());
-                for id in empty {
+                let inside = self.hotplug.retire();
+                let threads: Vec<u32> = self
+                    .machine()
+                    .iter()
+                    .flat_map(|m| m.with_threads())
+                    .collect();
+                self.machine().into_iter().for_each(|m| m.stop(&inside));
+                for id in threads.into_iter().filter(|id| !inside.contains(id)) {
                     self.step(lifecycle::Event::Left(id), ops);
                 }
             }
@@ -411,6 +418,7 @@ impl Driver {
             self.hotplug.message(message, machine);
         } else if let Some(id) = self.hotplug.is_left(&message) {
             // Else, what becomes of a machine that is to end, its end says.
+            self.machine().into_iter().for_each(|m| m.stop_one(id));
             self.step(lifecycle::Event::Left(id), ops);
         }
     }

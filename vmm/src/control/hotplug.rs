@@ -11,7 +11,7 @@ use crate::hotplug::notifier::Notifier;
 use crate::hotplug::view::{MachineState, OperationId};
 use crate::machine::Machine;
 use crate::tally::Tally;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -99,9 +99,9 @@ impl Hotplug {
         }
     }
 
-    /// The machine is about to go: keeps everybody out of its vCPUs, and returns those that nobody is inside of.
-    pub(super) fn close_gates(&mut self) -> Vec<u32> {
-        self.coordinator.close_gates()
+    /// The machine is about to go: keeps everybody out of its vCPUs, and returns those that somebody is inside of.
+    pub(super) fn retire(&mut self) -> BTreeSet<u32> {
+        self.coordinator.retire()
     }
 
     /// The vCPU that nobody is inside of any more, if the message says so.
@@ -109,7 +109,7 @@ impl Hotplug {
         self.coordinator.is_left(message)
     }
 
-    /// Who is inside of vCPUs that everybody is kept out of, for people.
+    /// Who is still inside of vCPUs that go, for people.
     pub(super) fn inside(&self) -> String {
         self.coordinator.inside()
     }

@@ -182,7 +182,7 @@ pub(super) enum Action {
     Agree,
     /// Say no to who asked.
     Refuse(No),
-    /// Keep everybody out of every vCPU, and tell its thread to end.
+    /// Keep everybody out of every vCPU, and tell its thread to end, or, with somebody inside, to leave the guest.
     StopVcpus,
     /// Make the machine anew.
     Restart(Start),
@@ -268,6 +268,8 @@ impl Phase {
     /// When [`Event::Tick`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
+            // Nobody is to be kicked.
+            Self::Stopping { left, by, .. } if left.threads.is_empty() => Some(*by),
             Self::Running(Course::Holding { by, again, .. }) | Self::Stopping { by, again, .. } => {
                 Some(*again.min(by))
             }
@@ -312,9 +314,6 @@ fn stop(then: Then, ended: Option<u32>, now: Instant, policy: &Policy) -> (Phase
         users: policy.vcpus.clone(),
     };
     left.threads.retain(|id| Some(*id) != ended);
-    if left.allows(&then) {
-        return stop::finish(then);
-    }
     let stopping = Phase::Stopping {
         then,
         left,

@@ -11,6 +11,7 @@ use crate::kvm::probe;
 use crate::machine::{Machine, Posts, check_limits};
 use crate::socket::Stale;
 use event_manager::EventOps;
+use hotvisor_devices::ratelimit;
 use hotvisor_devices::serial::{Output, Serial};
 use kvm_ioctls::Kvm;
 use std::fs::File;
@@ -47,6 +48,7 @@ impl Vm {
         guest_eject: GuestEject,
         queue: &Queue,
     ) -> Result<Self> {
+        ratelimit::another_machine();
         let Prepared {
             config,
             kvm,
@@ -120,7 +122,6 @@ impl Vm {
         let first = (generation, hotplug.wanted());
         let machine = Machine::new(&self.kvm, &self.config, &self.files, first, posts)?;
         self.machine = Some(machine);
-        hotplug.restarted(generation);
         Ok(())
     }
 

@@ -189,6 +189,7 @@ fn refusal(asked: &str, no: No) -> Refused {
         )),
     }
 }
+
 /// A wish could not be granted.
 fn refused(error: Error) -> Refused {
     match error {

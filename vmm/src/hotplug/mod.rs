@@ -42,7 +42,7 @@
 //! **A machine's life** is [`describe`](coordinator::Coordinator::describe), which says how many vCPUs there can be;
 //! [`wanted`](coordinator::Coordinator::wanted), the ones to start it with, and
 //! [`restarted`](coordinator::Coordinator::restarted) once it has them, again after each reset of the guest, before which
-//! [`close_gates`](coordinator::Coordinator::close_gates) says for whom the machine has to wait;
+//! [`retire`](coordinator::Coordinator::retire) says for whom the machine has to wait;
 //! [`pause`](coordinator::Coordinator::pause) and [`resume`](coordinator::Coordinator::resume), between which no time passes
 //! for anybody; [`stopped`](coordinator::Coordinator::stopped); [`ended`](coordinator::Coordinator::ended).
 //!

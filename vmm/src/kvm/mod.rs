@@ -217,7 +217,7 @@ pub struct Messages {
     undelivered: Undelivered,
 }
 
-/// Of the process, and so also of a guest that resets.
+/// Of all resets together.
 static UNTAKEN: RateLimit = RateLimit::new(8);
 
 impl Messages {

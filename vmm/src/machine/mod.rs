@@ -120,9 +120,14 @@ impl Machine {
             .try_for_each(|(id, run)| self.vcpus.run(id, run))
     }
 
-    /// Tells every vCPU thread to end. Each reports when it has.
-    pub fn stop(&self) {
-        self.vcpus.stop();
+    /// Tells every vCPU thread to end, but for these, which leave the guest and stay. Each reports when it has ended.
+    pub fn stop(&mut self, stay: &BTreeSet<u32>) {
+        self.vcpus.stop(stay);
+    }
+
+    /// Tells one of those that stayed to end.
+    pub fn stop_one(&self, id: u32) {
+        self.vcpus.stop_one(id);
     }
 
     /// The vCPUs that have threads.

@@ -271,9 +271,20 @@ impl Vcpus {
             .map(|(id, _)| id)
     }
 
-    /// Tells every thread to end.
-    pub(super) fn stop(&self) {
-        self.handles().for_each(Handle::end);
+    /// Tells every thread to end, but for these, which leave the guest and stay.
+    pub(super) fn stop(&mut self, stay: &BTreeSet<u32>) {
+        for (id, body) in (0..).zip(&mut self.bodies) {
+            match body {
+                Body::Thread(handle) if stay.contains(&id) => handle.park(self.runs[id as usize]),
+                body => body.handle().into_iter().for_each(Handle::end),
+            }
+        }
+    }
+
+    /// Tells one to end.
+    pub(super) fn stop_one(&self, id: u32) {
+        let handle = self.bodies.get(id as usize).and_then(Body::handle);
+        handle.into_iter().for_each(Handle::end);
     }
 
     /// Has every thread stay out of the guest for the pause with this number, those included that are yet to be
@@ -335,7 +346,7 @@ impl Vcpus {
 impl Drop for Vcpus {
     fn drop(&mut self) {
         // All at once, and one deadline for all.
-        self.stop();
+        self.stop(&BTreeSet::new());
         let deadline = Instant::now() + PATIENCE;
         for body in &mut self.bodies {
             if let Body::Thread(handle) | Body::Ending { handle, .. } = body {

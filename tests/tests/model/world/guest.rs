@@ -336,10 +336,7 @@ impl World {
     /// It asks for a reset: everybody is kept out, and the machine is there until nobody is inside.
     fn reboot(&mut self) {
         self.budget.reboots -= 1;
-        let empty = self.coordinator.close_gates();
-        let mut left: BTreeSet<u32> = (0..self.shape.vcpus).collect();
-        left.retain(|id| !empty.contains(id));
-        self.stopping = Some(left);
+        self.stopping = Some(self.coordinator.retire());
         self.restart_if_left();
     }
 
@@ -352,7 +349,7 @@ impl World {
         self.restart_if_left();
     }
 
-    fn restart_if_left(&mut self) {
+    pub(super) fn restart_if_left(&mut self) {
         if self.stopping.take_if(|left| left.is_empty()).is_none() {
             return;
         }

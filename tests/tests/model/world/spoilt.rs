@@ -1,5 +1,6 @@
 //! A world with something wrong in it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hotvisor_vmm::hotplug::gate::Gate;
@@ -7,6 +8,7 @@ use hotvisor_vmm::hotplug::machinery::Machinery;
 use hotvisor_vmm::hotplug::view::{VcpuView, View};
 
 use super::World;
+use crate::shape::Act;
 
 /// What is wrong, of vCPU 1 unless another one is named.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,9 @@ pub(crate) enum Spoilt {
     /// The guest does not run it; somebody has asked for one more.
     NotRun,
     NotDesired,
+    /// The machine goes, with a user inside; or nobody says that there is none any more.
+    GoneUnderAUser,
+    NeverLeft,
     /// It is there again, and the request to unplug it is said to have succeeded.
     NotUnplugged,
 }
@@ -71,6 +76,16 @@ impl World {
             Spoilt::LetGo => drop(self.waits.lock().gone.insert(1)),
             Spoilt::NotRun => drop(self.guest.runs.remove(&1)),
             Spoilt::NotDesired => self.view.desired += 1,
+            Spoilt::GoneUnderAUser => {
+                self.act(&Act::Reboot);
+                self.stopping = Some(BTreeSet::new());
+                self.restart_if_left();
+            }
+            Spoilt::NeverLeft => {
+                self.act(&Act::Reboot);
+                self.act(&Act::User(0));
+                while self.queue.pop().is_some() {}
+            }
             Spoilt::NotUnplugged => {
                 self.machine.present[1] = true;
                 self.look_at_outcomes(&View::default());

@@ -3,9 +3,8 @@
 use super::*;
 
 impl Left {
-    /// Whether it can come to this. A process that ends takes everybody with it who is inside.
-    pub(super) fn allows(&self, then: &Then) -> bool {
-        self.threads.is_empty() && (self.users.is_empty() || matches!(then, Then::End(_)))
+    fn is_nothing(&self) -> bool {
+        self.threads.is_empty() && self.users.is_empty()
     }
 
     /// What keeps it from its end. With users inside, these are named.
@@ -46,19 +45,25 @@ pub(super) fn stopping(
                 (Then::Restart(_), Some(end)) => Then::End(end),
                 (then, _) => then,
             };
-            if left.allows(&then) {
+            if left.is_nothing() {
                 return finish(then);
             }
             stay(then, left, again, Action::Nothing)
         }
         Event::Left(id) => {
             left.users.remove(&id);
-            if left.allows(&then) {
+            if left.is_nothing() {
                 return finish(then);
             }
             stay(then, left, again, Action::Nothing)
         }
         Event::Tick if now >= by => {
+            if left.threads.is_empty()
+                && let Then::End(_) = then
+            {
+                // Who is still inside goes with the process.
+                return finish(then);
+            }
             let found = left.complaint(&policy.inside);
             let error = Error::host("stopping the machine", found, "see the host's kernel log");
             finish(Then::End(End::Failed(error)))

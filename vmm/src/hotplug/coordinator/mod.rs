@@ -20,7 +20,7 @@ use super::step;
 use super::view::{Code, OperationKind, Outcome, Target, VcpuRef, VcpuView};
 use crate::events::News;
 use crate::tally::Tally;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -135,17 +135,17 @@ impl Coordinator {
         wanted.map(|(id, slot)| (id, slot.run + 1)).collect()
     }
 
-    /// The machine is about to go, with all of its vCPUs and whatever is under way: nobody is asked, and from now on everybody is
-    /// kept out. Returns the vCPUs that nobody is inside of; of each other one, [`Coordinator::is_left`] knows the message
-    /// that says so later. Until all are, the machine must stay; [`Coordinator::restarted`] or [`Coordinator::stopped`] is
-    /// next.
-    pub fn close_gates(&mut self) -> Vec<u32> {
+    /// The machine is about to go, with all of its vCPUs and whatever is under way: nobody is asked, and whoever comes is told
+    /// that there is no vCPU any more. Returns those that somebody is inside of; of each, [`Coordinator::is_left`] knows the
+    /// message that says so when nobody is any more. Until then it must stay, in the hands of whoever is inside, and out of the
+    /// guest's; [`Coordinator::restarted`] or [`Coordinator::stopped`] is next.
+    pub fn retire(&mut self) -> BTreeSet<u32> {
         let gates = (0u32..).zip(&self.gates);
-        let empty = gates.filter(|(_, gate)| gate.is_offline() || gate.close());
-        empty.map(|(id, _)| id).collect()
+        let inside = gates.filter(|(_, gate)| !gate.retire());
+        inside.map(|(id, _)| id).collect()
     }
 
-    /// The vCPU that nobody is inside of any more since its gate was closed last, if the message says so.
+    /// The vCPU that nobody is inside of any more, if the message says so.
     #[must_use]
     pub fn is_left(&self, message: &Message) -> Option<u32> {
         let Message::GateEmpty(id, closing) = message else {
@@ -155,7 +155,7 @@ impl Coordinator {
         (gate.closing() == Some(*closing)).then_some(*id)
     }
 
-    /// Who is inside of vCPUs that everybody is kept out of, for people.
+    /// Who is still inside of vCPUs that go, for people.
     #[must_use]
     pub fn inside(&self) -> String {
         let gates = (0..).zip(&self.gates);

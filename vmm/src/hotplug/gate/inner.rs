@@ -58,7 +58,7 @@ pub(super) struct Registered {
     held: Option<u64>,
 }
 
-/// A gate is closed.
+/// A gate is closed, or retired.
 pub(super) struct Closing {
     pub(super) number: u64,
     pub(super) since: Instant,
@@ -69,7 +69,7 @@ pub(super) struct Closing {
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) users: Vec<Registered>,
-    /// Of a closed gate.
+    /// Of a closed gate, and of a retired one.
     pub(super) closing: Option<Closing>,
     /// When it was open last.
     pub(super) left_open: Option<Instant>,
@@ -194,9 +194,9 @@ impl Inner {
     }
 
     pub(super) fn visitors(&self, state: State, now: Instant) -> Vec<Visitor> {
-        let inside = self.users.iter().filter(|user| match state {
-            State::Closed => user.is_held(),
-            _ => user.mark.passages() % 2 == 1,
+        let inside = self.users.iter().filter(|user| match self.closing {
+            Some(_) => user.is_held(),
+            None => user.mark.passages() % 2 == 1,
         });
         // While it is open, that it has been open before says nothing.
         let left_open = self.left_open.filter(|_| state != State::Open);

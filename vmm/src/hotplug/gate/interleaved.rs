@@ -17,10 +17,10 @@ use std::thread::LocalKey;
 /// Longer than any model takes; in a model no time passes, so that nobody gives up.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// How often a gate has said that everybody has left.
+/// The closings of which a gate has said that everybody has left.
 #[derive(Default)]
 struct Told {
-    times: Mutex<u32>,
+    closings: Mutex<Vec<u64>>,
     more: Condvar,
 }
 
@@ -37,8 +37,8 @@ impl World {
     fn new() -> Arc<Self> {
         let told = Arc::<Told>::default();
         let teller = told.clone();
-        let gate = Gate::new(move |_| {
-            *teller.times.lock().unwrap() += 1;
+        let gate = Gate::new(move |closing| {
+            teller.closings.lock().unwrap().push(closing);
             teller.more.notify_all();
         });
         gate.open();
@@ -54,16 +54,29 @@ impl World {
     /// users did inside is seen by who has taken it away.
     fn take_away(&self) -> usize {
         let empty = self.gate.close();
+        let uses = self.take(empty);
+        let said = self.told.closings.lock().unwrap().len();
+        assert_eq!(said, usize::from(!empty));
+        uses
+    }
+
+    /// The same with the whole machine, whatever the gate is.
+    fn retire(&self) {
+        let empty = self.gate.retire();
+        self.take(empty);
+    }
+
+    fn take(&self, empty: bool) -> usize {
+        let closing = self.gate.closing().unwrap();
         if !empty {
-            let mut times = self.told.times.lock().unwrap();
-            while *times == 0 {
-                times = self.told.more.wait(times).unwrap();
+            let mut closings = self.told.closings.lock().unwrap();
+            while !closings.contains(&closing) {
+                closings = self.told.more.wait(closings).unwrap();
             }
         }
         self.there.store(false, Ordering::Relaxed);
         let uses = self.uses.load(Ordering::Relaxed);
         self.gate.set_offline();
-        assert_eq!(*self.told.times.lock().unwrap(), u32::from(!empty));
         uses
     }
 
@@ -143,6 +156,29 @@ fn way_out() {
 fn neither_side_misses_the_other() {
     check(None, way_in);
     check(None, way_out);
+}
+
+/// With the whole machine it goes as by itself; whoever comes then, or waits, does not wait.
+#[test]
+fn a_gate_that_retires_waits_for_those_inside_and_for_nobody_else() {
+    for is_closed in [false, true] {
+        check(Some(3), move || {
+            let world = World::new();
+            let users = [Pinned, Movable].map(|binding| {
+                world.user(move |world, user| match user.enter(binding, PATIENCE) {
+                    Ok(_stay) => world.is_there(),
+                    Err(denied) => assert_eq!(denied, Denied::Offline),
+                })
+            });
+            if is_closed {
+                let _ = world.gate.close();
+            }
+            world.retire();
+            for user in users {
+                user.join().unwrap();
+            }
+        });
+    }
 }
 
 /// The checker sees what the fences are for: on the way in, a vCPU is taken from under its user; on the way out, the last

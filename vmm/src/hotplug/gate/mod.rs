@@ -9,7 +9,7 @@
 //! | open | enters | enters | the vCPU is there |
 //! | draining | is sent to another vCPU | enters | from the request until the guest has ejected the vCPU |
 //! | closed | waits | waits | after the notifiers, until the last user has left |
-//! | offline | is told so | is told so | the vCPU is gone |
+//! | offline | is told so | is told so | the vCPU is gone, or goes with the whole machine, which waits until the last user has left |
 //!
 //! Closing first and notifying then is the order that deadlocks: a notifier that waits for somebody who waits
 //! at the gate waits for ever.
@@ -170,9 +170,13 @@ impl Gate {
     /// leave makes the gate say so.
     #[must_use]
     pub fn close(&self) -> bool {
+        self.keep_out(State::Closed)
+    }
+
+    fn keep_out(&self, state: State) -> bool {
         let mut inner = self.0.lock();
         inner.leaves(self.0.state());
-        self.0.state.store(State::Closed as u8, Ordering::Release);
+        self.0.state.store(state as u8, Ordering::Release);
         // Whoever does not see the state after this is seen by us.
         fence::heavy();
         let empty = inner.close(Instant::now());
@@ -182,16 +186,20 @@ impl Gate {
         empty
     }
 
-    /// The number of the closing that is in force, if the gate is closed: no two of this process have the same.
+    /// The number of the closing that is in force, if the gate is closed or retired: no two of this process have the same.
     #[must_use]
     pub fn closing(&self) -> Option<u64> {
         self.0.lock().closing.as_ref().map(|closing| closing.number)
     }
 
-    /// Whether the vCPU is gone, as it was said last.
+    /// The vCPU goes whatever anybody does, with the whole machine: whoever comes or waits is told that it is offline, as
+    /// nobody may be kept waiting by whom nobody has asked. Those inside are waited for as by [`Gate::close`]. The state
+    /// that comes next is set as after that.
     #[must_use]
-    pub fn is_offline(&self) -> bool {
-        self.0.state() == State::Offline
+    pub fn retire(&self) -> bool {
+        let empty = self.keep_out(State::Offline);
+        self.0.moved.notify_all();
+        empty
     }
 
     /// The vCPU is gone: everybody who waits is told.

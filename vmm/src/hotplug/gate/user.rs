@@ -87,7 +87,7 @@ impl User {
     ) -> Result<Inside, Denied> {
         // Inside from now on, whatever holds it.
         std::mem::forget(self.enter(binding, patience)?);
-        // One who comes once has taken the lock already, and can look at a clock as well.
+        // One who comes once takes the lock anyway, to be a user at all, and can look at a clock as well.
         self.note_time(&mut self.gate.lock(), self.mark.passages());
         Ok(Inside(self))
     }
@@ -132,6 +132,8 @@ impl User {
         }
         if let Err(denied) = answer {
             self.mark.go();
+            // Somebody may have taken the mark for a user inside.
+            gate.tell_if_empty(inner);
             return Err(denied);
         }
         // Under the lock, without which nobody closes the gate: no fence is needed.
@@ -179,7 +181,7 @@ impl Drop for Stay<'_> {
     fn drop(&mut self) {
         self.mark.0.store(self.passages + 1, Ordering::Release);
         self.fence.pass();
-        if self.gate.state.load(Ordering::Acquire) == State::Closed as u8 {
+        if self.gate.state.load(Ordering::Acquire) >= State::Closed as u8 {
             left_a_closed_gate(self.gate);
         }
     }

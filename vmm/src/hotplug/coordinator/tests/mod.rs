@@ -373,9 +373,10 @@ fn a_machine_that_goes_keeps_everybody_out_and_waits_for_those_inside() {
     bench.reads_eject(2);
     bench.notice(2, What::Ejected { requested: true });
     assert_eq!(bench.phase(2), "syncing");
-    assert_eq!(bench.coordinator.close_gates(), [0, 3]);
-    assert!(matches!(enter(0), Err(Denied::Deadline(users)) if users.is_empty()));
-    assert!(matches!(enter(3), Err(Denied::Offline)));
+    assert_eq!(bench.coordinator.retire(), [1, 2].into());
+    for id in 0..4 {
+        assert!(matches!(enter(id), Err(Denied::Offline)));
+    }
     let said = bench.coordinator.inside();
     assert!(
         said.starts_with("vcpu-1: a test (") && said.contains("; vcpu-2: a test ("),
