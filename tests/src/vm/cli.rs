@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::pty::{Winsize, openpty};
@@ -149,9 +149,17 @@ impl Cli<'_> {
     /// # Errors
     /// It does not in time, or by a signal.
     pub fn end(self) -> Result<Came> {
-        let end = Instant::now() + SOON;
+        self.end_within(SOON)
+    }
+
+    /// The same, of one that has more to do.
+    ///
+    /// # Errors
+    /// As [`Cli::end`].
+    pub fn end_within(self, patience: Duration) -> Result<Came> {
+        let end = Instant::now() + patience;
         let Some(status) = self.process.wait(end)? else {
-            return Err(self.evidence(&format!("waited {SOON:?} for its end")));
+            return Err(self.evidence(&format!("waited {patience:?} for its end")));
         };
         for stream in [&self.stdout, &self.stderr] {
             if stream.wait_for_close(end).is_err() {

@@ -163,13 +163,15 @@ fn a_plug_of_what_the_guest_has_not_answered_for() {
 /// time, or the guest says no.
 #[test]
 fn a_notifier_that_waits_when_the_client_does_not() {
-    for (cancels, refusals, reboots) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+    for (cancels, refusals, reboots, deadlines) in
+        [(1, 0, 0, ALWAYS), (0, 1, 0, ALWAYS), (0, 0, 1, 1)]
+    {
         holds(Shape {
             users: &[SAMPLER],
             notifier: true,
             budget: Budget {
                 requests: 2,
-                deadlines: ALWAYS,
+                deadlines,
                 cancels,
                 refusals,
                 reboots,

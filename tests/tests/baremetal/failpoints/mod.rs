@@ -2,8 +2,9 @@
 //! error names the step, and the machine goes on.
 
 mod phases;
+mod stress;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,7 +19,6 @@ use serde_json::{Value, json};
 use crate::guest::{Guest, Machine, test};
 use crate::hotplug::guest::{Hotplug, INSERT, plug, unplug};
 use crate::lifecycle::Commands;
-use crate::served;
 
 pub(crate) fn tests() -> Vec<Test> {
     let mut tests = vec![
@@ -45,7 +45,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ),
         test("failpoints::an_interrupt_that_gets_lost", lost_interrupt),
         test("failpoints::no_interrupt_gets_through", no_interrupt),
-        test("failpoints::under_stress", stress),
+        test("failpoints::under_stress", stress::under_stress),
     ];
     tests.extend(phases::tests());
     tests
@@ -426,73 +426,4 @@ fn no_interrupt(context: &Context) -> Result<()> {
         obey_interrupted(&guest, &operation, target, n)?;
     }
     guest.power_off()
-}
-
-/// Changes of vCPUs under stress, if nothing is said, and for how many of them each call is to fail once more.
-const CYCLES: usize = 150;
-const FOR_ONE: usize = 38;
-/// Says how many, in place of [`CYCLES`].
-const VARIABLE: &str = "HOTVISOR_FAULTS";
-
-/// Calls fail again and again while everything comes and goes. Each does so as often as it says, so that at the end all is as at
-/// the beginning.
-fn stress(context: &Context) -> Result<()> {
-    let cycles = match std::env::var(VARIABLE) {
-        Ok(said) => said.parse().with_context(|| format!("{VARIABLE}={said}"))?,
-        Err(_) => CYCLES,
-    };
-    let guest = served::boot(machine(context, 2, 6)?, 2)?;
-    let starts = NEW
-        .into_iter()
-        .chain(USED)
-        .map(|(point, errno, _)| (point, errno));
-    let others = [
-        ("kick", Errno::EAGAIN),
-        ("see-start", Errno::EINTR),
-        ("interrupt", Errno::EIO),
-    ];
-    // Some are in both tables. What a vCPU needs once comes seldom; the others are some calls apart, each as many as no other.
-    let failing: BTreeMap<&str, Errno> = starts.chain(others).collect();
-    let seldom = |point: &str| {
-        NEW.iter().any(|new| new.0 == point) && USED.iter().all(|used| used.0 != point)
-    };
-    let times = cycles.div_ceil(FOR_ONE);
-    for (apart, (point, errno)) in (1..).zip(&failing) {
-        let apart = if seldom(point) { 1 } else { apart };
-        let once = format!("{apart}*off->1*return({})", *errno as i32);
-        guest.vm().fail(point, &vec![once; times].join("->"))?;
-    }
-    let came = guest.vm().cli(&[
-        "stress",
-        "--seed=9",
-        &format!("--cycles={cycles}"),
-        "--allow=failed",
-        "--json",
-    ])?;
-    guest.ensure(came.code == 0, || format!("{came:#?}"))?;
-    let summary: Value = serde_json::from_str(&came.out)?;
-    let counts = guest.vm().failpoints()?;
-    let failed = |point: &str| counts[point]["failed"].as_u64();
-    guest.ensure(
-        failing.keys().all(|point| failed(point) > Some(0))
-            && summary["outcomes"]["failed"].as_u64() > Some(0)
-            && summary["contradiction"].is_null(),
-        || format!("{summary:#}\n{counts:#}"),
-    )?;
-    println!("{}", survived(&failing, &counts, &summary));
-    served::end(&guest)?;
-    guest.power_off()
-}
-
-/// What was made to fail how often, and what came of it, as the README has it.
-fn survived(failing: &BTreeMap<&str, Errno>, counts: &Value, summary: &Value) -> String {
-    let mut table = "| call | error | made | made to fail |\n|---|---|---:|---:|\n".to_owned();
-    let mut all = 0;
-    for (point, errno) in failing {
-        let (passed, failed) = (&counts[point]["passed"], &counts[point]["failed"]);
-        all += failed.as_u64().unwrap_or_default();
-        table += &format!("| `{point}` | {errno:?} | {passed} | {failed} |\n");
-    }
-    let outcomes = &summary["outcomes"];
-    format!("{table}\n{all} failures; operations: {outcomes}")
 }
