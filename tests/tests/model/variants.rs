@@ -150,24 +150,21 @@ fn rest(mut world: World) -> World {
     world
 }
 
+/// The world of a user inside, and of a guest that may reset.
+fn used() -> World {
+    let budget = Budget {
+        reboots: 1,
+        ..PLAIN.budget
+    };
+    let mut world = World::new(Shape { budget, ..PLAIN });
+    world.act(&Act::User(0));
+    world
+}
+
 /// Whatever is wrong is found, of a world in which nothing else is.
 #[test]
 fn what_must_never_be_is_found() {
     let plain = || World::new(PLAIN);
-    let inside = || {
-        let mut world = plain();
-        world.act(&Act::User(0));
-        world
-    };
-    let resets = || {
-        let budget = Budget {
-            reboots: 1,
-            ..PLAIN.budget
-        };
-        let mut world = World::new(Shape { budget, ..PLAIN });
-        world.act(&Act::User(0));
-        world
-    };
     let unplugged = || {
         let mut world = plain();
         world.act(&Act::Ask(Want::One(1, Target::Offline)));
@@ -177,7 +174,7 @@ fn what_must_never_be_is_found() {
         (Spoilt::Parked, &plain, "torn down while the guest"),
         (
             Spoilt::ParkedUnderAUser,
-            &inside,
+            &used,
             "torn down with a user inside",
         ),
         (
@@ -213,10 +210,10 @@ fn what_must_never_be_is_found() {
         ),
         (
             Spoilt::GoneUnderAUser,
-            &resets,
+            &used,
             "the machine was torn down with a user inside",
         ),
-        (Spoilt::NeverLeft, &resets, "the machine never starts again"),
+        (Spoilt::NeverLeft, &used, "the machine never starts again"),
     ];
     for (how, world, with) in table {
         let found = world().spoilt(*how);

@@ -57,17 +57,7 @@ pub(super) fn stopping(
             }
             stay(then, left, again, Action::Nothing)
         }
-        Event::Tick if now >= by => {
-            if left.threads.is_empty()
-                && let Then::End(_) = then
-            {
-                // Who is still inside goes with the process.
-                return finish(then);
-            }
-            let found = left.complaint(&policy.inside);
-            let error = Error::host("stopping the machine", found, "see the host's kernel log");
-            finish(Then::End(End::Failed(error)))
-        }
+        Event::Tick if now >= by => finish(late(then, &left, policy)),
         Event::Tick if now >= again => {
             let late = Action::KickAgain(left.threads.clone());
             stay(then, left, now + REKICK, late)
@@ -92,6 +82,19 @@ pub(super) fn stopping(
         ) => {
             let (then, action) = wish(then, &event);
             stay(then, left, again, action)
+        }
+    }
+}
+
+/// What follows when the time is over.
+fn late(then: Then, left: &Left, policy: &Policy) -> Then {
+    match then {
+        // Who is still inside goes with the process.
+        Then::End(end) if left.threads.is_empty() => Then::End(end),
+        _ => {
+            let found = left.complaint(&policy.inside);
+            let error = Error::host("stopping the machine", found, "see the host's kernel log");
+            Then::End(End::Failed(error))
         }
     }
 }
