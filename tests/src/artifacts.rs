@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 
 use crate::kernels::Kernel;
-use crate::{host, image, paths, process};
+use crate::{host, image, paths, process, systemd};
 
 /// Names the directory, inside L1.
 const VARIABLE: &str = "HOTVISOR_ARTIFACTS";
@@ -29,6 +29,8 @@ pub enum Image {
     Loaded(Kernel),
     /// The kernel in the form that boots sooner, and the VMM with calls in it that a test can have fail.
     Failing(Kernel),
+    /// The kernel in the form that boots sooner, and the host's systemd, to run the VMM in L1.
+    Supervised(Kernel),
 }
 
 impl Image {
@@ -39,7 +41,8 @@ impl Image {
             Self::BzImage(kernel)
             | Self::Vmlinux(kernel)
             | Self::Loaded(kernel)
-            | Self::Failing(kernel) => kernel,
+            | Self::Failing(kernel)
+            | Self::Supervised(kernel) => kernel,
         }
     }
 
@@ -58,7 +61,9 @@ impl Image {
         match self {
             Self::BzImage(_) => false,
             Self::Vmlinux(_) => true,
-            Self::Loaded(kernel) | Self::Failing(kernel) => Self::quick(kernel).is_elf(),
+            Self::Loaded(kernel) | Self::Failing(kernel) | Self::Supervised(kernel) => {
+                Self::quick(kernel).is_elf()
+            }
         }
     }
 
@@ -127,6 +132,9 @@ impl Artifacts {
         copy(&form, &self.kernel(image))?;
         if let Image::Failing(_) = image {
             self.failing_hotvisor()?;
+        }
+        if let Image::Supervised(_) = image {
+            host::ensure(&["systemd"])?;
         }
         if let Image::Loaded(_) = image {
             host::ensure(host::LOADS)?;
@@ -208,8 +216,10 @@ impl Artifacts {
     }
 
     /// The VMM and the files for these kernels, each with its place in L1.
-    #[must_use]
-    pub fn for_l1(&self, images: &[Image]) -> Vec<(PathBuf, String)> {
+    ///
+    /// # Errors
+    /// A program of the host's that goes with a kernel is not whole.
+    pub fn for_l1(&self, images: &[Image]) -> Result<Vec<(PathBuf, String)>> {
         let mut files = vec![self.hotvisor()];
         for &image in images {
             if self.vmm(image) != self.hotvisor() {
@@ -221,14 +231,19 @@ impl Artifacts {
                 other => self.initramfs(other.kernel()),
             });
         }
-        files
-            .into_iter()
-            .map(|file| {
-                let inside = file.strip_prefix(&self.dir).unwrap_or(&file);
-                let inside = format!("{IN_L1}/{}", inside.display());
-                (file, inside)
-            })
-            .collect()
+        let ours = files.into_iter().map(|file| {
+            let inside = file.strip_prefix(&self.dir).unwrap_or(&file);
+            let inside = format!("{IN_L1}/{}", inside.display());
+            (file, inside)
+        });
+        let mut files: Vec<_> = ours.collect();
+        if images
+            .iter()
+            .any(|image| matches!(image, Image::Supervised(_)))
+        {
+            files.extend(systemd::files()?);
+        }
+        Ok(files)
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`artifacts`] | one directory with all that a test needs, the same in L1 and on the host |
 //! | [`nested`] | L1: boots it, runs one program in it, brings its output and exit code back |
 //! | [`lines`] | output in pieces, as lines |
+//! | [`systemd`] | a systemd of its own in L1, for the unit |
 //! | [`vm`] | drives one VMM process and the shell of the guest in it |
 //! | [`stress`] | the scenarios in which `hotvisor stress` runs |
 //! | [`harness`] | runs a table of tests wherever they can run |
@@ -30,4 +31,5 @@ pub mod process;
 pub mod promtool;
 pub mod schemathesis;
 pub mod stress;
+pub mod systemd;
 pub mod vm;

@@ -61,7 +61,7 @@ pub(super) fn run(
     let shares = shares(tests);
     let mut beds = Vec::new();
     for share in shares {
-        let mut files = artifacts.for_l1(&share.images);
+        let mut files = artifacts.for_l1(&share.images)?;
         files.extend(more_files()?);
         if std::env::var_os(VMM_VARIABLE).is_some() {
             files.extend(nested::peer_qemu_files()?);

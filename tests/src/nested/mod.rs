@@ -280,7 +280,7 @@ fn spawn(command: &mut Command, input: Input) -> Result<Child> {
 }
 
 /// Reads until the end, or until nobody takes the bytes.
-fn forward(mut from: impl Read, mut to: impl FnMut(&[u8]) -> bool) {
+pub(crate) fn forward(mut from: impl Read, mut to: impl FnMut(&[u8]) -> bool) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match from.read(&mut buffer) {

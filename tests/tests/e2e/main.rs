@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use hotvisor_tests::harness::{self, Requirement, Suite};
 
 fn main() -> ExitCode {
-    if let Some(code) = hotplug::run_if_vmm() {
+    if let Some(code) = hotplug::run_if_vmm().or_else(isolation::run_if_instead) {
         return code;
     }
     let code = harness::main(Suite {

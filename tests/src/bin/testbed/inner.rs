@@ -64,7 +64,7 @@ pub(crate) fn run_for(
     need: Need<'_>,
     sink: &mut dyn FnMut(&[u8]),
 ) -> Result<Outcome> {
-    let mut files = need.artifacts.for_l1(need.images);
+    let mut files = need.artifacts.for_l1(need.images)?;
     files.extend(need.files);
     let bed = Bed {
         files,

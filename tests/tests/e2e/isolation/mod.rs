@@ -1,4 +1,7 @@
-//! What a user gets who is nobody on the host but one who may use KVM.
+//! What a user gets who is nobody on the host but one who may use KVM, and what systemd's unit gives such a one.
+
+mod instead;
+mod unit;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -13,6 +16,8 @@ use hotvisor_tests::nested::Job;
 use hotvisor_tests::vm::SOON;
 use hotvisor_tests::vm::api::State;
 
+pub(crate) use instead::run_if_instead;
+
 const KVM: &str = "/dev/kvm";
 /// Nobody's.
 const USER: u32 = 64_321;
@@ -24,11 +29,8 @@ const WAIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn tests() -> Vec<Test> {
     let image = Image::BzImage(Kernel::V6_1Cloud);
-    vec![Test::with_image(
-        "isolation::an_ordinary_user",
-        image,
-        ordinary_user,
-    )]
+    let ours = Test::with_image("isolation::an_ordinary_user", image, ordinary_user);
+    [vec![ours], unit::tests()].concat()
 }
 
 /// The group whose members may use KVM; in the bed, whose device is nobody else's, it is made.
