@@ -1,4 +1,4 @@
-//! Builds what runs in guests with the host's C compiler: the bare-metal test guest, and a program for the
+//! Builds what runs in guests with the host's C compiler: the bare-metal test guest, and programs for the
 //! image of the Linux guests. Their paths reach the tests as variables, at compile time.
 
 use std::fs::File;
@@ -16,6 +16,8 @@ const SOURCES: &[&str] = &[
     "hotplug.c",
     "hostile.c",
 ];
+/// Programs for the image of the Linux guests.
+const PROGRAMS: &[&str] = &["schedule", "vsock"];
 const OTHERS: &[&str] = &["guest.ld", "guest.h", "layout.h"];
 
 /// No C library, no headers but the compiler's own, no registers but the general ones: nothing sets up the
@@ -73,9 +75,17 @@ fn main() -> Result<(), String> {
         "cargo::rustc-env=HOTVISOR_BAREMETAL_GUEST={}",
         guest.display()
     );
-    let source = sources.with_file_name("guest").join("schedule.c");
+    let sources = sources.with_file_name("guest");
+    PROGRAMS
+        .iter()
+        .try_for_each(|name| program(&sources, name, &out))
+}
+
+/// A program for the image of the Linux guests.
+fn program(sources: &Path, name: &str, out: &Path) -> Result<(), String> {
+    let source = sources.join(name).with_extension("c");
     println!("cargo::rerun-if-changed={}", source.display());
-    let program = out.join("schedule");
+    let program = out.join(name);
     run(Command::new("gcc")
         .args(FREESTANDING)
         .args(ALONE)
@@ -83,10 +93,8 @@ fn main() -> Result<(), String> {
         .arg(&source)
         .arg("-o")
         .arg(&program))?;
-    println!(
-        "cargo::rustc-env=HOTVISOR_GUEST_SCHEDULE={}",
-        program.display()
-    );
+    let variable = format!("HOTVISOR_GUEST_{}", name.to_uppercase());
+    println!("cargo::rustc-env={variable}={}", program.display());
     Ok(())
 }
 

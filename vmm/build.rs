@@ -13,11 +13,12 @@ use std::{env, fs};
 
 /// Each filter, and the files whose rules it has. A thread begins under the filters of the one that makes it, so that
 /// the control thread's allows what a vCPU's does.
-const FILTERS: [(&str, &[&str]); 4] = [
+const FILTERS: [(&str, &[&str]); 5] = [
     ("main", &["common", "main"]),
     ("vmm", &["vcpu", "common", "vmm"]),
     ("vcpu", &["vcpu", "common"]),
     ("api", &["common", "api"]),
+    ("vsock", &["common", "vsock"]),
 ];
 /// What is added for a build with debug assertions, the standard library's among them, and is in no other.
 const DEBUG: &str = "debug";

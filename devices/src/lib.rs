@@ -12,6 +12,7 @@ pub mod ioapic;
 pub mod power;
 pub mod ratelimit;
 pub mod serial;
+pub mod virtio;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -515,7 +515,7 @@ _hotvisor() {
             return 0
             ;;
         hotvisor__subcmd__run)
-            opts="-v -h --kernel --initramfs --cmdline --cpus --memory --serial --console --api-socket --guest-eject --operation-timeout --dormant-timeout --no-reboot --shutdown-timeout --seccomp --landlock --landlock-rules --dumpable --verbose --log-file --help"
+            opts="-v -h --kernel --initramfs --cmdline --cpus --memory --serial --console --vsock --api-socket --guest-eject --operation-timeout --dormant-timeout --no-reboot --shutdown-timeout --seccomp --landlock --landlock-rules --dumpable --verbose --log-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -546,6 +546,10 @@ _hotvisor() {
                     return 0
                     ;;
                 --console)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vsock)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

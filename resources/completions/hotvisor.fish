@@ -49,6 +49,7 @@ complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l cpus -d 'vCPUs
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l memory -d 'Guest memory: bytes, or with K, M, G, T' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l serial -d 'First serial port; tty is standard input and output [default: tty]' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l console -d 'Virtio console: there is none' -r
+complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l vsock -d 'Socket device: the guest\'s context id, and the Unix socket by which programs on the host reach those in the guest' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l api-socket -d 'Unix socket of the REST API; fd=N is a listening one that was passed on under that number' -r -F
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l guest-eject -d 'What becomes of a vCPU that the guest ejects on its own account' -r
 complete -c hotvisor -n "__fish_hotvisor_using_subcommand run" -l operation-timeout -d 'How long a plug or an unplug may take whose request names no other time' -r

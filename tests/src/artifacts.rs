@@ -31,6 +31,8 @@ pub enum Image {
     Failing(Kernel),
     /// The kernel in the form that boots sooner, and the host's systemd, to run the VMM in L1.
     Supervised(Kernel),
+    /// The kernel in the form that boots sooner, and the guest image that uses a socket device.
+    Connected(Kernel),
 }
 
 impl Image {
@@ -42,7 +44,8 @@ impl Image {
             | Self::Vmlinux(kernel)
             | Self::Loaded(kernel)
             | Self::Failing(kernel)
-            | Self::Supervised(kernel) => kernel,
+            | Self::Supervised(kernel)
+            | Self::Connected(kernel) => kernel,
         }
     }
 
@@ -61,9 +64,10 @@ impl Image {
         match self {
             Self::BzImage(_) => false,
             Self::Vmlinux(_) => true,
-            Self::Loaded(kernel) | Self::Failing(kernel) | Self::Supervised(kernel) => {
-                Self::quick(kernel).is_elf()
-            }
+            Self::Loaded(kernel)
+            | Self::Failing(kernel)
+            | Self::Supervised(kernel)
+            | Self::Connected(kernel) => Self::quick(kernel).is_elf(),
         }
     }
 
@@ -140,6 +144,9 @@ impl Artifacts {
             host::ensure(host::LOADS)?;
             return image::loaded(&unpacked, &self.loaded(kernel));
         }
+        if let Image::Connected(_) = image {
+            return image::connected(&unpacked, &self.connected(kernel));
+        }
         image::guest(&unpacked, &self.initramfs(kernel))
     }
 
@@ -215,6 +222,12 @@ impl Artifacts {
         self.dir.join(kernel.name()).join("loaded")
     }
 
+    /// The guest image for a kernel that uses a socket device.
+    #[must_use]
+    pub fn connected(&self, kernel: Kernel) -> PathBuf {
+        self.dir.join(kernel.name()).join("connected")
+    }
+
     /// The VMM and the files for these kernels, each with its place in L1.
     ///
     /// # Errors
@@ -228,6 +241,7 @@ impl Artifacts {
             files.push(self.kernel(image));
             files.push(match image {
                 Image::Loaded(kernel) => self.loaded(kernel),
+                Image::Connected(kernel) => self.connected(kernel),
                 other => self.initramfs(other.kernel()),
             });
         }

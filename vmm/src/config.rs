@@ -25,6 +25,17 @@ pub struct VmConfig {
     pub memory: u64,
     /// COM1.
     pub serial: Serial,
+    /// The socket device, if there is one.
+    pub vsock: Option<Vsock>,
+}
+
+/// A socket device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vsock {
+    /// The guest's context id.
+    pub cid: u32,
+    /// The Unix socket by which programs on the host reach those in the guest.
+    pub socket: PathBuf,
 }
 
 /// How the process treats its machine, whichever it is.
@@ -108,6 +119,41 @@ impl Cpus {
     }
 }
 
+impl Vsock {
+    /// The first context id of a guest: those below are the hypervisor's, the local one and the host's.
+    const FIRST: u32 = 3;
+    /// The last one: the next means "any".
+    const LAST: u32 = u32::MAX - 1;
+    /// Most bytes of the path: behind it a port is written, and a Unix socket's address has 107 at most.
+    const LONGEST: usize = 107 - "_4294967295".len();
+
+    /// Checks it as far as that needs no host.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what does not fit.
+    pub fn validate(&self) -> Result<()> {
+        let Self { cid, socket } = self;
+        if !(Self::FIRST..=Self::LAST).contains(cid) {
+            let remedy = format!("ask for one from {} to {}", Self::FIRST, Self::LAST);
+            return Err(Error::input(
+                format!("vsock cid={cid}"),
+                "no guest can have this context id",
+                remedy,
+            ));
+        }
+        let asked = format!("vsock socket={}", socket.display());
+        match socket.as_os_str().len() {
+            0 => Err(Error::input(asked, "no path", "name one, as /run/vm.vsock")),
+            1..=Self::LONGEST => Ok(()),
+            _ => Err(Error::input(
+                asked,
+                "too long for a socket's address with a port behind it",
+                format!("name a path of at most {} bytes", Self::LONGEST),
+            )),
+        }
+    }
+}
+
 impl VmConfig {
     /// Checks everything that needs neither files nor KVM.
     ///
@@ -127,6 +173,9 @@ impl VmConfig {
                 ),
             ));
         }
+        if let Some(vsock) = &self.vsock {
+            vsock.validate()?;
+        }
         if self.cmdline.contains('\0') {
             return Err(Error::input(
                 "cmdline",
@@ -141,6 +190,25 @@ impl VmConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn context_ids_and_paths_that_cannot_be_are_refused() {
+        let vsock = |cid, socket: &str| {
+            let socket = socket.into();
+            Vsock { cid, socket }.validate()
+        };
+        for cid in [3, 52, u32::MAX - 1] {
+            assert_eq!(vsock(cid, "/run/vm.vsock"), Ok(()));
+        }
+        for cid in [0, 1, 2, u32::MAX] {
+            let said = vsock(cid, "/run/vm.vsock").unwrap_err().to_string();
+            assert!(said.contains("3 to 4294967294"), "{said}");
+        }
+        assert_eq!(vsock(3, &"x".repeat(96)), Ok(()));
+        let said = vsock(3, &"x".repeat(97)).unwrap_err().to_string();
+        assert!(said.contains("at most 96 bytes"), "{said}");
+        assert!(vsock(3, "").unwrap_err().to_string().contains("no path"));
+    }
 
     #[test]
     fn counts_that_do_not_fit_are_named() {

@@ -24,5 +24,6 @@ pub mod stream;
 mod sync;
 pub mod tally;
 pub mod vcpu;
+pub mod vsock;
 
 pub use error::{Error, Problem, Result};

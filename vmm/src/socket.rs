@@ -10,9 +10,10 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 use std::fs::Metadata;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Connections that may wait to be accepted.
@@ -53,6 +54,16 @@ impl Drop for SocketFile {
 fn stream() -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+/// Connects to whoever listens at `path`, without ever blocking.
+///
+/// # Errors
+/// The kernel's: [`io::ErrorKind::WouldBlock`] where too many wait there already.
+pub fn connect_to(path: &Path) -> io::Result<UnixStream> {
+    let socket = stream()?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// What becomes of a socket that nobody listens on any more.
@@ -149,7 +160,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::os::unix::net::UnixDatagram;
 
     const OPTION: &str = "--api-socket ";
 

@@ -63,6 +63,8 @@ fn run(what: &str) -> Output {
     for name in ["kernel", "serial", "images/other", "api/api.sock", "secret"] {
         fs::write(folder.path().join(name), name).expect("a file");
     }
+    let listening = folder.path().join("sockets/listening");
+    let _listening = UnixListener::bind(listening).expect("a socket");
     let _somebody = UnixListener::bind_addr(&somebody(folder.path())).expect("a socket");
     Command::new(env::current_exe().expect("this program"))
         .args(["--exact", "the_one_that_does", "--nocapture"])
@@ -91,6 +93,7 @@ fn the_one_that_does() {
         "give up, but be read" => gives_up(true),
         "vmm" => confined(place, Role::Vmm, control_thread),
         "api" => confined(place, Role::Api, api),
+        "vsock" => confined(place, Role::Vsock, vsock),
         "main" => confined(place, Role::Main, main_thread),
         "unknown" => unknown(&place),
         "off" => off(&place),
@@ -214,6 +217,12 @@ fn api(place: &Place) {
     denied(UnixListener::bind(place.at("sockets/serial.sock")));
 }
 
+fn vsock(place: &Place) {
+    api(place);
+    // Who has a path to somebody may connect: the kernel's Landlock knows of no right for it.
+    UnixStream::connect(place.at("sockets/listening")).expect("somebody who listens");
+}
+
 fn main_thread(place: &Place) {
     nothing_else(place);
     fs::remove_file(place.at("api/api.sock")).expect("no socket");
@@ -253,7 +262,7 @@ fn privileges_are_given_up() {
 
 #[test]
 fn each_thread_reaches_what_it_needs() {
-    for role in ["main", "vmm", "api"] {
+    for role in ["main", "vmm", "api", "vsock"] {
         run_well(role);
     }
 }

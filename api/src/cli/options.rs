@@ -1,7 +1,7 @@
 //! The values of options, in Cloud Hypervisor's spelling: `key=value,key=value`, sizes with a unit.
 
 use crate::server::Place;
-use hotvisor_vmm::config::{Cpus, GuestEject, Serial};
+use hotvisor_vmm::config::{Cpus, GuestEject, Serial, Vsock};
 use hotvisor_vmm::isolation::confinement::{Grant, Landlock};
 use hotvisor_vmm::isolation::seccomp::Seccomp;
 use hotvisor_vmm::{Error, Result};
@@ -51,6 +51,12 @@ const MEMORY: Keys = Keys {
         "shared",
         "thp",
     ],
+};
+
+const VSOCK: Keys = Keys {
+    option: "--vsock",
+    known: &["cid", "socket"],
+    unserved: &["id", "iommu", "pci_segment"],
 };
 
 /// The one of `known` that is closest to what was written, if any is close at all.
@@ -195,6 +201,25 @@ pub(super) fn serial(text: &str) -> Result<Serial> {
             ))
         }
     }
+}
+
+/// `cid=N,socket=PATH`, both of which must be there.
+pub(super) fn vsock(text: &str) -> Result<Vsock> {
+    let asked = || format!("--vsock {text}");
+    let (mut cid, mut socket) = (None, None);
+    for (key, value) in VSOCK.pairs(text)? {
+        *if key == "cid" { &mut cid } else { &mut socket } = Some(value);
+    }
+    let (Some(cid), Some(socket)) = (cid, socket) else {
+        let remedy = "give both, as in cid=3,socket=/run/vm.vsock";
+        return Err(Error::input(asked(), "no cid, or no socket", remedy));
+    };
+    let cid = cid.parse().map_err(|_| {
+        let found = format!("{cid:?} is not a context id");
+        Error::input(asked(), found, "give a whole number, 3 or more")
+    })?;
+    let socket = PathBuf::from(socket);
+    Ok(Vsock { cid, socket })
 }
 
 /// `PATH`, or `path=PATH` and `fd=N` as Cloud Hypervisor also spells them.
@@ -356,6 +381,28 @@ mod tests {
             ("path=/no/such,access=r", "name a path that is there"),
         ] {
             let said = rule(bad).unwrap_err().to_string();
+            assert!(said.contains(words), "{bad}: {said}");
+        }
+    }
+
+    #[test]
+    fn socket_devices() {
+        let device = |cid, socket: &str| {
+            let socket = socket.into();
+            Ok(Vsock { cid, socket })
+        };
+        assert_eq!(vsock("cid=3,socket=/run/v"), device(3, "/run/v"));
+        assert_eq!(vsock("socket=a=b,cid=9"), device(9, "a=b"));
+        for (bad, words) in [
+            ("cid=3", "give both"),
+            ("socket=/run/v", "give both"),
+            ("cid=x,socket=/run/v", "is not a context id"),
+            ("cid=-1,socket=/run/v", "is not a context id"),
+            ("cid=4294967296,socket=/run/v", "is not a context id"),
+            ("cid=3,sock=/run/v", "did you mean \"socket\"?"),
+            ("cid=3,socket=/run/v,id=x", "not served"),
+        ] {
+            let said = vsock(bad).unwrap_err().to_string();
             assert!(said.contains(words), "{bad}: {said}");
         }
     }

@@ -11,7 +11,7 @@ use hotvisor_vmm::isolation::confinement::{self, Grant, Landlock, Paths};
 use hotvisor_vmm::isolation::seccomp::{self, Seccomp};
 use hotvisor_vmm::isolation::{Role, confine, give_up, hide_memory};
 use hotvisor_vmm::stream::NewFile;
-use hotvisor_vmm::{Error, Result, heap, kvm};
+use hotvisor_vmm::{Error, Result, heap, kvm, vsock};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -82,6 +82,9 @@ pub(super) struct Args {
     /// Virtio console: there is none
     #[arg(long, value_name = "off", default_value = "off", requires = "kernel")]
     console: String,
+    /// Socket device: the guest's context id, and the Unix socket by which programs on the host reach those in the guest
+    #[arg(long, value_name = "cid=N,socket=PATH", requires = "kernel")]
+    vsock: Option<String>,
     /// Unix socket of the REST API; fd=N is a listening one that was passed on under that number
     #[arg(long, value_name = "PATH|fd=N")]
     api_socket: Option<PathBuf>,
@@ -160,9 +163,13 @@ impl Args {
         };
         let begun = self.begin(config, isolation, &mut made);
         let end = match begun {
-            Ok((bound, prepared)) => run(bound, extend, move |control| {
-                control.run(rules, prepared, signals)
-            }),
+            Ok((bound, prepared)) => {
+                // Where no machine is to have any, no thread may connect to anybody.
+                let sockets = prepared.as_ref().is_none_or(Prepared::has_vsock);
+                run(bound, sockets, extend, move |control| {
+                    control.run(rules, prepared, signals)
+                })
+            }
             Err(error) => End::Failed(error),
         };
         Ok((end, made))
@@ -237,6 +244,7 @@ impl Args {
             cpus: options::cpus(&self.cpus)?,
             memory: options::memory(&self.memory)?,
             serial: options::serial(&self.serial)?,
+            vsock: self.vsock.as_deref().map(options::vsock).transpose()?,
         };
         config.validate()?;
         Ok(Some(config))
@@ -289,23 +297,30 @@ impl Made {
     }
 }
 
-/// Serves the API, if there is one, and has a thread of its own run machines to their end.
+/// Serves the API, if there is one, and the guest's sockets where a machine may have some, and has a thread of its own run
+/// machines to their end.
 fn run(
     bound: Option<Bound>,
+    sockets: bool,
     extend: impl FnOnce(&mut Control),
     body: impl FnOnce(Control) -> End + Send + 'static,
 ) -> End {
-    supervise(bound, extend, body).unwrap_or_else(End::Failed)
+    supervise(bound, sockets, extend, body).unwrap_or_else(End::Failed)
 }
 
 fn supervise(
     bound: Option<Bound>,
+    sockets: bool,
     extend: impl FnOnce(&mut Control),
     body: impl FnOnce(Control) -> End + Send + 'static,
 ) -> Result<End> {
     let asked = "control thread";
     let mut control = Control::new()?;
     extend(&mut control);
+    let sockets = sockets.then(vsock::Thread::start).transpose()?;
+    if let Some(thread) = &sockets {
+        control.serve_sockets(thread.client());
+    }
     let server = bound
         .map(|bound| bound.serve(control.client()))
         .transpose()?;
@@ -324,6 +339,9 @@ fn supervise(
     });
     if let Some(server) = server {
         server.stop();
+    }
+    if let Some(sockets) = sockets {
+        sockets.stop();
     }
     end.ok_or_else(|| Error::bug(asked, "it was not told to begin"))
 }

@@ -20,6 +20,8 @@ pub(crate) struct VmConfig {
     pub(crate) serial: SerialConfig,
     #[serde(default)]
     pub(crate) console: ConsoleConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vsock: Option<VsockConfig>,
 }
 
 /// Its vCPUs.
@@ -112,6 +114,17 @@ pub(crate) struct ConsoleConfig {
 pub(crate) enum ConsoleMode {
     #[default]
     Off,
+}
+
+/// Its socket device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct VsockConfig {
+    /// The guest's context id.
+    #[schema(minimum = 3, maximum = 4294967294_u32)]
+    pub(crate) cid: u32,
+    /// The Unix socket to make, by which programs on the host reach those in the guest.
+    #[schema(value_type = String)]
+    pub(crate) socket: PathBuf,
 }
 
 /// What a machine is, and what it is at.

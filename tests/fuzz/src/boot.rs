@@ -96,6 +96,7 @@ impl Case {
                 true => Serial::Null,
                 false => Serial::Off,
             },
+            vsock: None,
         }
     }
 

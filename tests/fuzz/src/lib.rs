@@ -11,6 +11,7 @@ mod image;
 mod ioapic;
 mod registers;
 mod serial;
+mod vsock;
 
 use arbitrary::{Arbitrary, Unstructured};
 pub use boot::{Way, boot};
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ioapic", ioapic::run),
     ("registers", registers::run),
     ("serial", serial::run),
+    ("vsock", vsock::run),
 ];
 
 /// The one of that name.

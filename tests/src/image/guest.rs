@@ -15,8 +15,14 @@ const INIT: &[u8] = include_bytes!("../../../resources/guest/init");
 /// `chrt` at all.
 const SCHEDULE: &[u8] = include_bytes!(env!("HOTVISOR_GUEST_SCHEDULE"));
 
+/// Connects through the socket device; busybox cannot.
+const VSOCK: &[u8] = include_bytes!(env!("HOTVISOR_GUEST_VSOCK"));
+
 /// `button` makes an input device of ACPI's power button, `evdev` lets the init script read it.
 const MODULES: &[&str] = &["button", "evdev"];
+
+/// What finds a virtio device by the ACPI tables, and the driver of the socket device.
+const SOCKET_MODULES: &[&str] = &["virtio_mmio", "vmw_vsock_virtio_transport"];
 
 /// Keeps a guest at work, by the name of a load.
 const LOAD: &[u8] = include_bytes!("../../../resources/guest/load");
@@ -36,6 +42,16 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// The kernel lacks a module, busybox is missing, or the file cannot be written.
 pub fn guest(kernel: &Unpacked, path: &Path) -> Result<()> {
     write(&small(kernel, &[])?, kernel, path)
+}
+
+/// As [`guest`], with what uses a socket device.
+///
+/// # Errors
+/// As [`guest`].
+pub fn connected(kernel: &Unpacked, path: &Path) -> Result<()> {
+    let mut archive = small(kernel, SOCKET_MODULES)?;
+    archive.bytes("bin/vsock", 0o755, VSOCK);
+    write(&archive, kernel, path)
 }
 
 /// As [`guest`], with all that the loads need, which is fifteen times as much.

@@ -4,4 +4,4 @@ mod archive;
 mod guest;
 
 pub use archive::Archive;
-pub use guest::{guest, loaded};
+pub use guest::{connected, guest, loaded};

@@ -11,6 +11,7 @@ mod hotplug;
 mod isolation;
 mod pause;
 mod stress;
+mod vsock;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             isolation::tests(),
             pause::tests(),
             stress::tests(),
+            vsock::tests(),
         ]
         .concat(),
     });

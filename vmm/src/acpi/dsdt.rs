@@ -4,10 +4,11 @@ use super::{HEADER, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Raw, bytes, cpu
 use crate::arch::layout;
 use acpi_tables::aml::{
     And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO,
-    If, Interrupt, Local, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace, Package, Path,
-    ResourceTemplate, Scope, Store, ZERO,
+    If, Interrupt, Local, Memory32Fixed, Method, MethodCall, Name, Notify, ONE, OpRegion,
+    OpRegionSpace, Package, Path, ResourceTemplate, Scope, Store, ZERO,
 };
 use acpi_tables::sdt::Sdt;
+use hotvisor_devices::virtio::mmio;
 use hotvisor_devices::{ged, power, serial};
 
 /// Revision 2: integers are 64 bits wide.
@@ -64,7 +65,29 @@ fn system_bus(machine: &Machine) -> Vec<u8> {
     if machine.serial {
         devices.push(&com1);
     }
+    let vsock = virtio(layout::VSOCK);
+    let vsock = Raw(&vsock);
+    if machine.vsock {
+        devices.push(&vsock);
+    }
     bytes(&Scope::new("_SB_".into(), devices))
+}
+
+/// A virtio device by the identity under which Linux looks for one behind registers in memory
+/// (`drivers/virtio/virtio_mmio.c`); the ACPI specification has none for it.
+fn virtio(place: u8) -> Vec<u8> {
+    let name = format!("VIO{place:X}");
+    let hid = Name::new("_HID".into(), &"LNRO0005");
+    let uid = Name::new("_UID".into(), &place);
+    // Its accesses to memory are as a CPU's (ACPI 6.3, section 6.2.17).
+    let coherent = Name::new("_CCA".into(), &ONE);
+    #[expect(clippy::cast_possible_truncation, reason = "below 4 GiB")]
+    let registers = Memory32Fixed::new(true, layout::virtio_window(place) as u32, mmio::LEN as u32);
+    let interrupt = Interrupt::new(true, true, false, false, layout::virtio_gsi(place).into());
+    let resources = ResourceTemplate::new(vec![&registers, &interrupt]);
+    let crs = Name::new("_CRS".into(), &resources);
+    let name = Path::new(&name);
+    bytes(&Device::new(name, vec![&hid, &uid, &coherent, &crs]))
 }
 
 /// The GED (ACPI 6.3, section 5.6.9): its `_EVT` reads the register, which clears it, and notifies.

@@ -34,6 +34,8 @@ pub struct Machine {
     pub present: BTreeSet<u32>,
     /// Whether there is a COM1.
     pub serial: bool,
+    /// Whether there is a socket device.
+    pub vsock: bool,
 }
 
 impl Machine {
@@ -44,6 +46,7 @@ impl Machine {
             max: config.cpus.max,
             present: (0..config.cpus.boot).collect(),
             serial: config.serial != Serial::Off,
+            vsock: config.vsock.is_some(),
         }
     }
 }

@@ -9,6 +9,7 @@ fn machine(boot: u32, max: u32) -> Machine {
         max,
         present: (0..boot).collect(),
         serial: true,
+        vsock: true,
     }
 }
 
@@ -128,6 +129,7 @@ fn iasl_disassembles_and_recompiles_them_without_error_or_warning() {
         },
         Machine {
             serial: false,
+            vsock: false,
             ..machine(2, 300)
         },
     ] {

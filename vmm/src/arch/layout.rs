@@ -66,10 +66,29 @@ pub const KVM_TSS: usize = 0xfffb_d000;
 /// See [`KVM_TSS`].
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 
+/// Virtio devices' registers, a page for each.
+pub const VIRTIO: u64 = 0xfeb0_2000;
+/// The socket device's place among them.
+pub const VSOCK: u8 = 0;
+
+/// Where the registers of the virtio device at this place are.
+#[must_use]
+pub const fn virtio_window(place: u8) -> u64 {
+    VIRTIO + place as u64 * PAGE
+}
+
+/// Global system interrupt of the virtio device at this place.
+#[must_use]
+pub const fn virtio_gsi(place: u8) -> u8 {
+    GSI_VIRTIO + place
+}
+
 /// Global system interrupt of COM1.
 pub const GSI_SERIAL: u8 = 4;
 /// Global system interrupt of the GED.
 pub const GSI_GED: u8 = 16;
+/// The first global system interrupt of virtio devices.
+pub const GSI_VIRTIO: u8 = 17;
 
 /// The RAM ranges of a machine, as (start, bytes): below the hole, and above it if there is more.
 #[must_use]

@@ -20,6 +20,7 @@ use crate::hotplug::machinery::Message;
 use crate::hotplug::view::VcpuRef;
 use crate::machine::Machine;
 use crate::vcpu::Exit;
+use crate::vsock;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hotvisor_devices::power::PowerRequest;
 use hotvisor_devices::serial::{Output, Serial, SerialSink};
@@ -44,6 +45,8 @@ pub(super) struct Driver {
     wishes: Wishes,
     /// What somebody asks to be created.
     wanted: Option<Box<VmConfig>>,
+    /// By whom the guest's sockets are served.
+    sockets: Option<vsock::Client>,
     end: Option<End>,
 }
 
@@ -64,6 +67,7 @@ impl Driver {
             queue,
             published,
             notifiers,
+            sockets,
         } = control;
         let limits = Limits {
             operation: rules.operation_timeout,
@@ -80,6 +84,7 @@ impl Driver {
             hotplug,
             wishes: Wishes::default(),
             wanted: None,
+            sockets,
             end: None,
         };
         if let Some(prepared) = prepared {
@@ -94,7 +99,12 @@ impl Driver {
         if let Some(limit) = &self.rules.memory_limit {
             limit.warn_if_less_than(prepared.config.memory);
         }
-        let vm = Vm::describe(prepared, self.rules.guest_eject, &self.queue)?;
+        let vm = Vm::describe(
+            prepared,
+            self.rules.guest_eject,
+            &self.queue,
+            self.sockets.clone(),
+        )?;
         self.hotplug.describe(Some(vm.config().clone()));
         self.vm = Some(vm);
         Ok(())

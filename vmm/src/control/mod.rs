@@ -10,6 +10,7 @@ mod prepared;
 mod published;
 mod queue;
 mod signals;
+mod sockets;
 mod terminal;
 mod vm;
 mod wish;
@@ -24,6 +25,7 @@ use crate::error::Result;
 use crate::hotplug::client::Client;
 use crate::hotplug::notifier::Notifier;
 use crate::isolation::{Role, confine};
+use crate::vsock;
 use driver::Driver;
 use published::Published;
 use queue::Queue;
@@ -34,6 +36,7 @@ pub struct Control {
     queue: Queue,
     published: Published,
     notifiers: Vec<Box<dyn Notifier>>,
+    sockets: Option<vsock::Client>,
 }
 
 impl Control {
@@ -46,6 +49,7 @@ impl Control {
             queue: Queue::new()?,
             published: Published::default(),
             notifiers: Vec::new(),
+            sockets: None,
         })
     }
 
@@ -53,6 +57,11 @@ impl Control {
     /// are registered already. It is called on the control thread.
     pub fn register(&mut self, notifier: Box<dyn Notifier>) {
         self.notifiers.push(notifier);
+    }
+
+    /// Has this thread serve the socket devices of machines. Without one, no machine can have any.
+    pub fn serve_sockets(&mut self, thread: vsock::Client) {
+        self.sockets = Some(thread);
     }
 
     /// A client; its calls are answered while the control thread runs.

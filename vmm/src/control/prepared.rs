@@ -1,6 +1,7 @@
 //! What a machine is made of, opened by its name: by whoever may, before it is made and before this process gives up what
 //! it will not need.
 
+use super::sockets;
 use crate::boot::Files;
 use crate::config::{Serial, VmConfig};
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct Prepared {
     pub(super) files: Files,
     /// Where its serial port leads to, if that was opened with the rest.
     pub(super) far: Option<FarEnd>,
+    /// Where programs on the host reach those in the guest, if that was opened with the rest.
+    pub(super) socket: Option<sockets::Bound>,
 }
 
 impl Prepared {
@@ -30,6 +33,7 @@ impl Prepared {
         let mut prepared = Self::without_serial(config)?;
         let (far, made) = FarEnd::open(&prepared.config.serial, Stale::Replaced)?;
         prepared.far = Some(far);
+        prepared.socket = sockets::bind(&prepared.config, Stale::Replaced)?;
         Ok((prepared, made))
     }
 
@@ -40,8 +44,15 @@ impl Prepared {
             files: Files::open(&config)?,
             kvm: kvm::open()?,
             far: None,
+            socket: None,
             config,
         })
+    }
+
+    /// Whether it has a socket device.
+    #[must_use]
+    pub fn has_vsock(&self) -> bool {
+        self.config.vsock.is_some()
     }
 
     /// What it, and a machine like it in its place, needs of the file system.
@@ -60,7 +71,9 @@ impl Prepared {
             Serial::Socket(path) => Some(Grant::socket(path)),
             Serial::Tty | Serial::Null | Serial::Off => None,
         };
-        boot.chain(far).collect()
+        let vsock = self.config.vsock.as_ref();
+        let vsock = vsock.map(|vsock| Grant::socket(&vsock.socket));
+        boot.chain(far).chain(vsock).collect()
     }
 }
 

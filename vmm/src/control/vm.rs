@@ -4,12 +4,14 @@ use super::console::Console;
 use super::hotplug::Hotplug;
 use super::prepared::{FarEnd, Prepared};
 use super::queue::Queue;
+use super::sockets::Sockets;
 use crate::boot::BootFiles;
 use crate::config::{GuestEject, VmConfig};
 use crate::error::Result;
 use crate::kvm::probe;
 use crate::machine::{Machine, Posts, check_limits};
 use crate::socket::Stale;
+use crate::vsock;
 use event_manager::EventOps;
 use hotvisor_devices::ratelimit;
 use hotvisor_devices::serial::{Output, Serial};
@@ -30,6 +32,7 @@ pub(super) struct Vm {
     guest_eject: GuestEject,
     output: Arc<Output>,
     console: Console,
+    sockets: Sockets,
     /// What its console leads to the first time that it boots, if that is open already.
     far: Option<FarEnd>,
     /// The same file, for a later boot that may not open one of that name.
@@ -47,6 +50,7 @@ impl Vm {
         prepared: Prepared,
         guest_eject: GuestEject,
         queue: &Queue,
+        sockets: Option<vsock::Client>,
     ) -> Result<Self> {
         ratelimit::another_machine();
         let Prepared {
@@ -54,7 +58,9 @@ impl Vm {
             kvm,
             files,
             far,
+            socket,
         } = prepared;
+        let sockets = Sockets::new(&config, sockets, socket)?;
         let files = BootFiles::new(files, &config)?;
         check_limits(&kvm, &config)?;
         if files.needs_long_mode() {
@@ -68,6 +74,7 @@ impl Vm {
             guest_eject,
             output: output(queue),
             console: Console::nowhere(),
+            sockets,
             kept: match &far {
                 Some(FarEnd::File(file)) => file.try_clone().ok(),
                 _ => None,
@@ -85,9 +92,13 @@ impl Vm {
     ) -> Result<()> {
         // What nobody took of an earlier boot's is not this one's. Output that somebody attends to is not posted, either.
         self.output = output(queue);
-        self.make(queue, generation, hotplug)?;
-        let console = self.far_end().and_then(Console::open);
-        self.console = console.inspect_err(|_| self.machine = None)?;
+        self.sockets.open(&self.config)?;
+        let made = self.make(queue, generation, hotplug);
+        let console = made.and_then(|()| self.far_end()).and_then(Console::open);
+        self.console = console.inspect_err(|_| {
+            self.machine = None;
+            self.sockets.close();
+        })?;
         Ok(())
     }
 
@@ -118,6 +129,7 @@ impl Vm {
             output: self.output.clone(),
             guest_eject: self.guest_eject,
             tally: hotplug.tally().clone(),
+            sockets: self.sockets.server().cloned(),
         };
         let first = (generation, hotplug.wanted());
         let machine = Machine::new(&self.kvm, &self.config, &self.files, first, posts)?;
@@ -150,6 +162,7 @@ impl Vm {
     /// Lets go of a machine whose threads have ended, and of what its serial port led to.
     pub(super) fn stop(&mut self, ops: &mut EventOps) {
         self.machine = None;
+        self.sockets.close();
         self.finish_console();
         self.console.stop(ops);
         self.console = Console::nowhere();

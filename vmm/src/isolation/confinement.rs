@@ -168,7 +168,7 @@ pub(super) fn narrow(role: Role) -> Result<()> {
     let all = AccessFs::from_all(RIGHTS);
     match (role, CONFINED.get()) {
         (Role::Vmm, Some(Some(machines))) => restrict(machines, all).map(drop),
-        (Role::Api, Some(_)) => restrict(&[], all).map(drop),
+        (Role::Api | Role::Vsock, Some(_)) => restrict(&[], all).map(drop),
         // A vCPU's is the control thread's, and the first thread's is the process's.
         _ => Ok(()),
     }

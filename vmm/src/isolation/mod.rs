@@ -31,11 +31,13 @@ pub enum Role {
     Vcpu,
     /// The API.
     Api,
+    /// The guest's sockets.
+    Vsock,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Main, Self::Vmm, Self::Vcpu, Self::Api];
+    pub const ALL: [Self; 5] = [Self::Main, Self::Vmm, Self::Vcpu, Self::Api, Self::Vsock];
 }
 
 /// Leaves the calling thread what this role needs, for good.

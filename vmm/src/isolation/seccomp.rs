@@ -73,10 +73,12 @@ fn programs(seccomp: Seccomp, role: Role) -> Vec<BpfProgram> {
         (Seccomp::Enforce, Role::Vmm) => filters::VMM_ENFORCED,
         (Seccomp::Enforce, Role::Vcpu) => filters::VCPU_ENFORCED,
         (Seccomp::Enforce, Role::Api) => filters::API_ENFORCED,
+        (Seccomp::Enforce, Role::Vsock) => filters::VSOCK_ENFORCED,
         (Seccomp::Log, Role::Main) => filters::MAIN_LOGGED,
         (Seccomp::Log, Role::Vmm) => filters::VMM_LOGGED,
         (Seccomp::Log, Role::Vcpu) => filters::VCPU_LOGGED,
         (Seccomp::Log, Role::Api) => filters::API_LOGGED,
+        (Seccomp::Log, Role::Vsock) => filters::VSOCK_LOGGED,
     };
     // It makes threads: by `clone`, whose flags a filter can see, and not by `clone3`, whose it cannot.
     let first = (role == Role::Vmm).then_some(filters::NO_CLONE3);

@@ -5,11 +5,15 @@ use crate::arch::layout;
 use crate::config::{self, GuestEject, VmConfig};
 use crate::error::{Error, Result};
 use crate::kvm::{Messages, Undelivered, Vm};
+use crate::vsock::{self, GuestRam};
 use hotvisor_devices::cpu_hotplug::{self, CpuHotplug, HotplugSink};
 use hotvisor_devices::ged::{self, Ged};
 use hotvisor_devices::ioapic::{self, IoApic, Pin};
 use hotvisor_devices::power::{self, PowerRegisters, PowerSink};
 use hotvisor_devices::serial::{self, Output, Serial, SerialSink};
+use hotvisor_devices::virtio::link::Link;
+use hotvisor_devices::virtio::mmio::{LEN as VIRTIO_LEN, Transport};
+use hotvisor_devices::virtio::vsock::Vsock;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use vm_device::bus::{MmioAddress, MmioRange, PioAddress, PioRange};
@@ -23,6 +27,23 @@ pub(super) struct Devices {
     undelivered: Undelivered,
     pub(super) hotplug: HotplugRegisters,
     pub(super) serial: Option<Arc<Serial>>,
+    sockets: Option<Sockets>,
+}
+
+/// What a machine has on its board besides.
+pub(super) struct OnBoard<'a> {
+    /// The vCPUs that it starts with.
+    pub(super) present: &'a BTreeSet<u32>,
+    pub(super) guest_eject: GuestEject,
+    pub(super) ram: GuestRam,
+    /// Who serves the socket device, if it is to have one.
+    pub(super) sockets: Option<vsock::Client>,
+}
+
+/// The socket device, as far as the host speaks to it.
+struct Sockets {
+    link: Arc<Link<GuestRam>>,
+    server: vsock::Client,
 }
 
 impl Devices {
@@ -30,7 +51,7 @@ impl Devices {
     pub(super) fn new<P>(
         vm: &Arc<Vm>,
         config: &VmConfig,
-        (present, guest_eject): (&BTreeSet<u32>, GuestEject),
+        on_board: OnBoard<'_>,
         post: P,
         output: Arc<Output>,
     ) -> Result<Self>
@@ -45,8 +66,8 @@ impl Devices {
         let power = Arc::new(Mutex::new(PowerRegisters::new(post.clone())));
         let hotplug = Arc::new(CpuHotplug::new(
             config.cpus.max,
-            present.iter().copied(),
-            guest_eject,
+            on_board.present.iter().copied(),
+            on_board.guest_eject,
             Arc::new(post.clone()),
         ));
         let serial = (config.serial != config::Serial::Off)
@@ -71,6 +92,17 @@ impl Devices {
             bus.register_pio(pio(serial::COM1, serial::LEN)?, serial.clone())
                 .map_err(overlap)?;
         }
+        let mut sockets = None;
+        if let (Some(vsock), Some(server)) = (&config.vsock, on_board.sockets) {
+            let link = Arc::new(Link::new(pin(layout::virtio_gsi(layout::VSOCK))));
+            let device = Vsock { cid: vsock.cid };
+            let registers = Transport::new(device, on_board.ram, link.clone(), server.waker());
+            let window = mmio(layout::virtio_window(layout::VSOCK), VIRTIO_LEN)?;
+            bus.register_mmio(window, Arc::new(registers))
+                .map_err(overlap)?;
+            server.attach(link.clone());
+            sockets = Some(Sockets { link, server });
+        }
         Ok(Self {
             bus: Arc::new(bus),
             ged,
@@ -78,6 +110,7 @@ impl Devices {
             undelivered,
             hotplug: HotplugRegisters::new(hotplug),
             serial,
+            sockets,
         })
     }
 
@@ -85,5 +118,29 @@ impl Devices {
     pub(super) fn untold(&self) -> Option<String> {
         let stuck = self.ioapic.is_stuck(layout::GSI_GED.into());
         stuck.then(|| self.undelivered.why())
+    }
+
+    /// Has the devices leave the guest's memory alone.
+    pub(super) fn hold(&self) {
+        if let Some(sockets) = &self.sockets {
+            sockets.link.hold(true);
+        }
+    }
+
+    /// Lets them go on.
+    pub(super) fn release(&self) {
+        if let Some(Sockets { link, server }) = &self.sockets {
+            link.hold(false);
+            server.resumed();
+        }
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        // Before the memory goes.
+        if let Some(sockets) = &self.sockets {
+            sockets.link.unplug();
+        }
     }
 }

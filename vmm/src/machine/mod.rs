@@ -18,7 +18,8 @@ use crate::kvm::memory::Ram;
 use crate::kvm::{self, ClockReading, Vm};
 use crate::tally::Tally;
 use crate::vcpu::Reports;
-use devices::Devices;
+use crate::vsock::{self, GuestRam};
+use devices::{Devices, OnBoard};
 use hotplug::HotplugRegisters;
 use hotvisor_devices::cpu_hotplug::HotplugSink;
 use hotvisor_devices::ged;
@@ -39,6 +40,8 @@ pub struct Posts<P> {
     pub guest_eject: GuestEject,
     /// What the vCPU threads count; it outlives the machine.
     pub tally: Arc<Tally>,
+    /// Who serves the socket device, if it is to have one.
+    pub sockets: Option<vsock::Client>,
 }
 
 /// A machine.
@@ -72,14 +75,19 @@ impl Machine {
     {
         let leaves = kvm::supported_cpuid(kvm)?;
         let ram = Arc::new(Ram::new(config.memory)?);
-        let vm = Arc::new(Vm::new(kvm, ram)?);
+        let vm = Arc::new(Vm::new(kvm, ram.clone())?);
         let present: BTreeSet<u32> = first.keys().copied().collect();
         let tables = acpi::Machine {
             present: present.clone(),
             ..acpi::Machine::of(config)
         };
         let entry = files.load(vm.memory(), config, &tables)?;
-        let on_board = (&present, posts.guest_eject);
+        let on_board = OnBoard {
+            present: &present,
+            guest_eject: posts.guest_eject,
+            ram: GuestRam(ram),
+            sockets: posts.sockets,
+        };
         let devices = Devices::new(&vm, config, on_board, posts.post.clone(), posts.output)?;
         let model = Model {
             vm: vm.clone(),

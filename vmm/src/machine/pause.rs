@@ -9,6 +9,7 @@ use tracing::debug;
 impl Machine {
     /// Has every vCPU thread stay out of the guest for the pause with this number; each reports when it does.
     pub(crate) fn hold(&mut self, pause: u64) {
+        self.devices.hold();
         self.vcpus.hold(pause);
     }
 
@@ -35,6 +36,7 @@ impl Machine {
         {
             debug!("a clock of the guest's went on in the pause: {error}");
         }
+        self.devices.release();
         self.vcpus.release();
     }
 

@@ -61,6 +61,7 @@ impl<'a> Bed<'a> {
             max,
             present: present.iter().copied().collect(),
             serial: true,
+            vsock: true,
         };
         let posted = Arc::new(Posted::default());
         Self {
@@ -197,6 +198,7 @@ fn the_boot_cpu_has_no_eject() {
         max: 1,
         present: [0].into(),
         serial: false,
+        vsock: false,
     })
     .dsdt;
     assert!(!dsdt.windows(4).any(|name| name == b"_EJ0"));

@@ -27,6 +27,7 @@ fn name(role: Role) -> &'static str {
         Role::Vmm => "vmm",
         Role::Vcpu => "vcpu-7",
         Role::Api => "api",
+        Role::Vsock => "vsock",
     }
 }
 
@@ -45,7 +46,7 @@ fn on_thread(role: Role, body: impl FnOnce() + Send + 'static) {
         outer,
         Box::new(move || match role {
             Role::Vcpu => confined(role, Box::new(body)),
-            Role::Main | Role::Vmm | Role::Api => body(),
+            Role::Main | Role::Vmm | Role::Api | Role::Vsock => body(),
         }),
     );
 }

@@ -43,7 +43,15 @@ pub(crate) type Deed = Box<dyn FnOnce() + Send>;
 
 const ALL: &[Role] = &Role::ALL;
 /// All but the control thread.
-const OTHERS: &[Role] = &[Role::Main, Role::Vcpu, Role::Api];
+const OTHERS: &[Role] = &[Role::Main, Role::Vcpu, Role::Api, Role::Vsock];
+/// All but those who listen for clients that are not the API's.
+const NOT_CALLED: &[Role] = &[Role::Main, Role::Vcpu, Role::Api];
+/// All but the one that connects programs.
+const NOT_VSOCK: &[Role] = &[Role::Main, Role::Vmm, Role::Vcpu, Role::Api];
+/// All but the API's.
+const NOT_API: &[Role] = &[Role::Main, Role::Vmm, Role::Vcpu, Role::Vsock];
+/// Those who have nothing to do with vCPUs.
+const APART: &[Role] = &[Role::Main, Role::Api, Role::Vsock];
 
 macro_rules! misdeeds {
     ($($name:literal: $call:literal, $roles:expr, $prepare:expr;)*) => {
@@ -59,7 +67,7 @@ fn deed<T>(deed: impl FnOnce() -> T + Send + 'static) -> Deed {
 /// Calls that threads do not make.
 const CALLS: &[Misdeed] = misdeeds! {
     "makes a folder": "mkdir", ALL, || deed(|| fs::create_dir("/tmp/hotvisor-forbidden"));
-    "connects to somebody": "connect", ALL, || deed(|| connect(0, &somebody()));
+    "connects to somebody": "connect", NOT_VSOCK, || deed(|| connect(0, &somebody()));
     "sends a signal": "kill", ALL, || deed(|| kill(getpid(), Signal::SIGUSR1));
     "takes a limit off": "prlimit64", ALL, || deed(|| setrlimit(Resource::RLIMIT_CORE, 0, 0));
     "leaves its session": "setsid", ALL, || deed(setsid);
@@ -105,17 +113,17 @@ const ARGUMENTS: &[Misdeed] = misdeeds! {
     "sends to somebody": "sendto", ALL, || {
         deed(|| sendto(0, b"word", &somebody(), MsgFlags::empty()))
     };
-    "is called, and may have to wait": "accept4", OTHERS, || {
+    "is called, and may have to wait": "accept4", NOT_CALLED, || {
         deed(|| accept4(0, SockFlag::SOCK_CLOEXEC))
     };
-    "is called, and never waits": "accept4", &[Role::Main, Role::Vmm, Role::Vcpu], || {
+    "is called, and never waits": "accept4", NOT_API, || {
         deed(|| accept4(0, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK))
     };
-    "never waits for a connection": "ioctl", OTHERS, || {
+    "never waits for a connection": "ioctl", NOT_CALLED, || {
         let (connection, _) = UnixStream::pair().expect("a connection");
         deed(move || connection.set_nonblocking(true))
     };
-    "answers a client": "writev", &[Role::Main, Role::Vmm, Role::Vcpu], || {
+    "answers a client": "writev", NOT_API, || {
         let (mut connection, _) = UnixStream::pair().expect("a connection");
         deed(move || connection.write_vectored(&[IoSlice::new(b"no"), IoSlice::new(b"thing")]))
     };
@@ -137,11 +145,11 @@ const ARGUMENTS: &[Misdeed] = misdeeds! {
         let machine = machine();
         deed(move || machine.create_vcpu(0))
     };
-    "runs a vCPU": "ioctl", &[Role::Main, Role::Api], || {
+    "runs a vCPU": "ioctl", APART, || {
         let mut vcpu = machine().create_vcpu(0).expect("a vCPU");
         deed(move || drop(vcpu.run()))
     };
-    "reads a vCPU's registers": "ioctl", &[Role::Main, Role::Api], || {
+    "reads a vCPU's registers": "ioctl", APART, || {
         let vcpu = machine().create_vcpu(0).expect("a vCPU");
         deed(move || vcpu.get_regs())
     };

@@ -1,7 +1,7 @@
 //! Machines, in the spelling of Cloud Hypervisor.
 
 use super::*;
-use hotvisor_vmm::config::{Cpus, Serial, VmConfig};
+use hotvisor_vmm::config::{Cpus, Serial, VmConfig, Vsock};
 use hotvisor_vmm::hotplug::view::MachineState;
 use hotvisor_vmm::tally::ExitKind;
 
@@ -39,6 +39,10 @@ fn config() -> VmConfig {
         cpus: Cpus { boot: 2, max: 4 },
         memory: 512 << 20,
         serial: Serial::Socket("/run/tty".into()),
+        vsock: Some(Vsock {
+            cid: 3,
+            socket: "/run/vsock".into(),
+        }),
     }
 }
 
@@ -200,6 +204,7 @@ async fn a_resize_is_answered_at_once_and_info_tells_what_there_is() {
                 "payload": {"kernel": "/boot/vmlinuz", "cmdline": "quiet"},
                 "serial": {"mode": "Socket", "socket": "/run/tty"},
                 "console": {"mode": "Off"},
+                "vsock": {"cid": 3, "socket": "/run/vsock"},
             },
             "state": "Running",
             "memory_actual_size": 512 << 20,

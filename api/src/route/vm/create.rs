@@ -4,16 +4,16 @@
 
 use super::super::input;
 use super::super::trouble::Trouble;
-use crate::wire::machine::{SerialConfig, SerialMode, VmConfig};
+use crate::wire::machine::{SerialConfig, SerialMode, VmConfig, VsockConfig};
 use axum::extract::Request;
 use hotvisor_vmm::Problem;
-use hotvisor_vmm::config::{self, Cpus, Serial};
+use hotvisor_vmm::config::{self, Cpus, Serial, Vsock};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// The fields that `vm.create` serves.
-const CREATE: &[&str] = &["cpus", "memory", "payload", "serial", "console"];
+const CREATE: &[&str] = &["cpus", "memory", "payload", "serial", "console", "vsock"];
 /// The fields that `vm.resize` serves.
 pub(super) const RESIZE: &[&str] = &["desired_vcpus", "desired_ram"];
 
@@ -24,6 +24,7 @@ const SERVED: &[(&str, &[&str])] = &[
     ("payload", &["kernel", "cmdline", "initramfs"]),
     ("serial", &["mode", "file", "socket"]),
     ("console", &["mode"]),
+    ("vsock", &["cid", "socket"]),
 ];
 
 /// Whether a value asks for nothing.
@@ -96,6 +97,9 @@ pub(super) async fn config(request: Request) -> Result<config::VmConfig, Trouble
         },
         memory: config.memory.size,
         serial,
+        vsock: config
+            .vsock
+            .map(|VsockConfig { cid, socket }| Vsock { cid, socket }),
     })
 }
 
@@ -154,5 +158,9 @@ pub(super) fn described(config: &config::VmConfig, present: u32) -> VmConfig {
         },
         serial: SerialConfig { mode, file, socket },
         console: ConsoleConfig::default(),
+        vsock: config.vsock.as_ref().map(|vsock| VsockConfig {
+            cid: vsock.cid,
+            socket: text(&vsock.socket),
+        }),
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn of(role: Role) -> Vec<Rule> {
         Role::Vmm => &[file!("vmm"), file!("vcpu")],
         Role::Vcpu => &[file!("vcpu")],
         Role::Api => &[file!("api")],
+        Role::Vsock => &[file!("vsock")],
     };
     let debug = cfg!(debug_assertions).then_some(file!("debug"));
     let all = own.iter().copied().chain([file!("common")]).chain(debug);
