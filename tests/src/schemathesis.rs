@@ -1,8 +1,8 @@
 //! [Schemathesis](https://schemathesis.io): makes requests out of an OpenAPI document, good and bad ones, and
 //! checks that each answer is as the document says.
 //!
-//! It comes from PyPI into a virtual environment of its own, once, in the versions that
-//! `tests/schemathesis/requirements.txt` names. It speaks TCP, and the API does not: see [`Forwarder`].
+//! It comes from PyPI into a virtual environment of its own, once, as those files whose hashes stand in
+//! `tests/schemathesis/requirements.txt`. It speaks TCP, and the API does not: see [`Forwarder`].
 
 use std::fs::{self, File};
 use std::io;
@@ -46,16 +46,19 @@ fn install() -> Result<PathBuf> {
                 .args(["-m", "venv", "--clear"])
                 .arg(&dir),
         )?;
-        let quiet = [
+        let install = [
             "-m",
             "pip",
             "install",
             "--quiet",
             "--disable-pip-version-check",
+            "--require-hashes",
+            // To build one would run what has no hash.
+            "--only-binary=:all:",
         ];
         process::output(
             Command::new(dir.join("bin/python"))
-                .args(quiet)
+                .args(install)
                 .arg("--requirement")
                 .arg(folder().join("requirements.txt")),
         )
