@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::unistd::ttyname;
 
+use crate::lines::Lines;
 use crate::nested::{forward, shared_libraries};
 use crate::vm::{Console, Watched};
 
@@ -139,6 +144,18 @@ impl Systemd {
         }
     }
 
+    /// Waits until a file or folder that it has to remove is gone.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait_gone(&self, path: &Path, within: Duration) -> Result<()> {
+        ensure!(
+            goes_within(path, within)?,
+            self.evidence(&format!("{} is left after {within:?}", path.display()))
+        );
+        Ok(())
+    }
+
     /// Runs `systemctl ARGS`, which must succeed, and returns what it prints.
     ///
     /// # Errors
@@ -202,6 +219,32 @@ impl Systemd {
     }
 }
 
+/// Whether there is nothing of this name, at once or before the time is over.
+fn goes_within(path: &Path, within: Duration) -> Result<bool> {
+    let end = Instant::now() + within;
+    let folder = path.parent().context("a name without a folder")?;
+    let events = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    // Before the first look, so that what goes behind it is told.
+    let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    match events.add_watch(folder, gone) {
+        Err(Errno::ENOENT) => return Ok(true),
+        watch => drop(watch.with_context(|| format!("cannot watch {}", folder.display()))?),
+    }
+    while path.symlink_metadata().is_ok() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let mut waiting = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut waiting, PollTimeout::try_from(left)?) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => drop(events.read_events()?),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
 /// Passes on what units print, those of whatever systemd runs until somebody else listens there.
 fn listen(all: PipeWriter) -> Result<()> {
     let folder = Path::new(JOURNAL).parent().context("no folder")?;
@@ -222,10 +265,70 @@ fn listen(all: PipeWriter) -> Result<()> {
     Ok(())
 }
 
-/// Passes on what comes, until its end.
+/// Passes on what comes, until its end: each line in one write, so that others' are before or behind it (pipe(7), "PIPE_BUF").
 fn pass_on(from: impl Read + Send + 'static, mut to: PipeWriter) -> Result<()> {
+    let mut write = move |line: &str| to.write_all(format!("{line}\n").as_bytes()).is_ok();
+    let all = move || {
+        let mut lines = Lines::default();
+        forward(from, |bytes| {
+            let mut taken = true;
+            lines.push(bytes, |line| taken = taken && write(line));
+            taken
+        });
+        lines.end(|line| {
+            write(line);
+        });
+    };
     std::thread::Builder::new()
         .name("systemd-said".to_owned())
-        .spawn(move || forward(from, |bytes| to.write_all(bytes).is_ok()))?;
+        .spawn(all)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_goes_is_waited_for_and_one_that_stays_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (goes, stays) = (folder.path().join("goes"), folder.path().join("stays"));
+        fs::create_dir(&goes).unwrap();
+        fs::create_dir(&stays).unwrap();
+        let long = Duration::from_secs(10);
+        let waiting = {
+            let goes = goes.clone();
+            std::thread::spawn(move || goes_within(&goes, long))
+        };
+        fs::remove_dir(&goes).unwrap();
+        assert!(waiting.join().unwrap().unwrap());
+        assert!(goes_within(&goes, Duration::ZERO).unwrap());
+        assert!(goes_within(&goes.join("inside"), Duration::ZERO).unwrap());
+        assert!(!goes_within(&stays, Duration::from_millis(5)).unwrap());
+    }
+
+    #[test]
+    fn lines_of_several_are_not_mixed() {
+        let (said, all) = io::pipe().unwrap();
+        let said = Console::collect("test", said).unwrap();
+        let mut writers: Vec<PipeWriter> = Vec::new();
+        for _ in 0..2 {
+            let (from, to) = io::pipe().unwrap();
+            pass_on(from, all.try_clone().unwrap()).unwrap();
+            writers.push(to);
+        }
+        drop(all);
+        for piece in ["be", "gin ", "end\nla", "st"] {
+            for writer in &mut writers {
+                writer.write_all(piece.as_bytes()).unwrap();
+            }
+        }
+        drop(writers);
+        let end = Instant::now() + Duration::from_secs(10);
+        said.wait_for_close(end).unwrap();
+        let text = said.text(0);
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["begin end", "begin end", "last", "last"]);
+    }
 }
