@@ -2,8 +2,8 @@
 //!
 //! A guest uses its memory bit by bit, so that a limit is met long after the boot, and then the kernel kills the VMM. cgroup v2:
 //! `memory.max` of the process's group and of each above it (Linux, `Documentation/admin-guide/cgroup-v2.rst`); v1:
-//! `memory.limit_in_bytes` (`Documentation/admin-guide/cgroup-v1/memory.rst`). In a container the limits of groups above its
-//! own cannot be seen.
+//! `memory.limit_in_bytes` (`Documentation/admin-guide/cgroup-v1/memory.rst`). In a container, and under our unit for systemd,
+//! the limits of groups above its own cannot be seen.
 
 use std::fmt;
 use std::fs;

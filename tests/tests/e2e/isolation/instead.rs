@@ -1,6 +1,8 @@
 //! A program in Hotvisor's place that gives up nothing by itself: this one. It does what no VMM should, and says what came of it.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,6 +26,9 @@ pub(super) const CANNOT: &str = "instead: cannot ";
 /// How the line begins that says who it is.
 pub(super) const USER: &str = "instead: user ";
 
+/// What the last line is: what systemd says of the end may overtake it.
+pub(super) const ALL: &str = "instead: that is all";
+
 /// The machine's name, by which its folders are found, and another's.
 pub(super) const NAME: &str = "instead";
 pub(super) const OTHER: &str = "other";
@@ -35,6 +40,7 @@ pub(super) const LEFT: &[&str] = &[
     "read its own files",
     "use KVM",
     "write into its runtime folder",
+    "read its control group's files",
 ];
 
 /// What is tried, and whether it was done.
@@ -45,11 +51,12 @@ pub(crate) fn run_if_instead() -> Option<ExitCode> {
     let what = std::env::var(INSTEAD).ok()?;
     let code = match what.as_str() {
         TRY_ALL => {
-            eprintln!("{USER}{}", Uid::current());
-            for (what, done) in [files(), reach()].concat() {
-                eprintln!("{}{what}", if done { CAN } else { CANNOT });
+            let mut said = format!("{USER}{}\n", Uid::current());
+            for (what, done) in [files(), groups(), reach()].concat() {
+                let _ = writeln!(said, "{}{what}", if done { CAN } else { CANNOT });
             }
-            0
+            let _ = writeln!(said, "{ALL}");
+            u8::from(io::stderr().write_all(said.as_bytes()).is_err())
         }
         // Nobody comes back from this call.
         FORBIDDEN => u8::from(setuid(Uid::from_raw(0)).is_ok()),
@@ -58,9 +65,15 @@ pub(crate) fn run_if_instead() -> Option<ExitCode> {
     Some(code.into())
 }
 
+fn reads(path: &str) -> bool {
+    fs::read_dir(path).is_ok() || File::open(path).is_ok()
+}
+
+fn writes(path: &str) -> bool {
+    fs::write(path, "x").is_ok()
+}
+
 fn files() -> Vec<Tried> {
-    let reads = |path: &str| fs::read_dir(path).is_ok() || File::open(path).is_ok();
-    let writes = |path: &str| fs::write(path, "x").is_ok();
     let uses = |path: &str| OpenOptions::new().read(true).write(true).open(path).is_ok();
     let own = |path: &str| format!("{path}/{NAME}/file");
     vec![
@@ -106,6 +119,33 @@ fn files() -> Vec<Tried> {
 
 fn there(path: &str) -> bool {
     Path::new(path).symlink_metadata().is_ok()
+}
+
+fn groups() -> Vec<Tried> {
+    const GROUP: &str = "/sys/fs/cgroup";
+    let file = |name: &str| format!("{GROUP}/{name}");
+    let folders = fs::read_dir(GROUP).into_iter().flatten().flatten();
+    let mut folders = folders.filter(|entry| entry.path().is_dir());
+    let limits = ["cgroup.procs", "cgroup.subtree_control", "pids.max"];
+    vec![
+        (
+            "read its control group's files",
+            limits.iter().all(|name| reads(&file(name))),
+        ),
+        (
+            "write into its control group's files",
+            limits.iter().any(|name| writes(&file(name))),
+        ),
+        (
+            "make a control group",
+            fs::create_dir(file("another")).is_ok(),
+        ),
+        ("see other control groups", folders.next().is_some()),
+        (
+            "see the host's file systems",
+            there("/sys/fs/bpf") || there("/sys/fs/ext4"),
+        ),
+    ]
 }
 
 fn reach() -> Vec<Tried> {

@@ -19,7 +19,9 @@ use hotvisor_tests::vm::{BOOT, Console, READY_MARKER, SOON};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::instead::{CAN, CANNOT, FORBIDDEN, INSTEAD, LEFT, NAME, OTHER, PUBLIC, TRY_ALL, USER};
+use super::instead::{
+    ALL, CAN, CANNOT, FORBIDDEN, INSTEAD, LEFT, NAME, OTHER, PUBLIC, TRY_ALL, USER,
+};
 
 const UNIT: &str = include_str!("../../../../resources/systemd/hotvisor@.service");
 /// Where it has the program.
@@ -27,9 +29,9 @@ const PROGRAM: &str = "/usr/local/bin/hotvisor";
 
 /// A machine, by its name.
 const MACHINE: &str = "web";
-/// Less than the machine's memory, and more than its guest uses.
-const LIMIT: &str = "[Service]\nMemoryMax=400M\n";
-/// What it says of that.
+/// Less than the machine's memory, and more than its guest uses; more of the processors than there are.
+const LIMIT: &str = "[Service]\nMemoryMax=400M\nCPUQuota=800%\n";
+/// What it says of the memory.
 const WARNING: &str = "a memory limit of 400 MiB";
 
 /// What a unit that has ended is asked for.
@@ -50,7 +52,7 @@ pub(super) fn tests() -> Vec<Test> {
 
 /// Puts the program, the unit, and what they need of the host to where they belong.
 fn install(program: &Path) -> Result<()> {
-    let group = super::group()?;
+    let kvm = super::group()?;
     for folder in [
         "/etc/systemd/system",
         "/etc/hotvisor",
@@ -60,7 +62,7 @@ fn install(program: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::write("/etc/passwd", "root:x:0:0::/root:/bin/sh\n")?;
-    fs::write("/etc/group", format!("root:x:0:\nkvm:x:{group}:\n"))?;
+    fs::write("/etc/group", format!("root:x:0:\nkvm:x:{kvm}:\n"))?;
     fs::write("/etc/systemd/system/hotvisor@.service", UNIT)?;
     let _ = fs::remove_file(PROGRAM);
     fs::hard_link(program, PROGRAM)?;
@@ -78,19 +80,13 @@ struct Guest {
 }
 
 impl Guest {
-    /// Waits until it takes commands. Its port is there soon after its process is, and long before it says anything.
-    fn connect(systemd: &Systemd) -> Result<Self> {
-        let end = Instant::now() + SOON;
+    /// Waits until the one that was started behind an offset of what is said takes commands.
+    fn connect(systemd: &Systemd, from: usize) -> Result<Self> {
+        // Its port is there before it runs, and it is long silent then.
+        systemd.wait_said("the guest runs on 1 of 3 vCPUs", from, SOON)?;
         let path = format!("/run/hotvisor/{MACHINE}/console");
-        let port = loop {
-            match UnixStream::connect(&path) {
-                Ok(port) => break port,
-                Err(error) if Instant::now() > end => {
-                    bail!(systemd.evidence(&format!("{path}: {error}")))
-                }
-                Err(_) => {}
-            }
-        };
+        let port = UnixStream::connect(&path)
+            .map_err(|error| systemd.evidence(&format!("{path}: {error}")))?;
         let console = Console::collect("guest", port.try_clone()?)?;
         let guest = Self { console, port };
         guest.wait_for(systemd, READY_MARKER, 0, BOOT)?;
@@ -134,9 +130,9 @@ fn the_unit(context: &Context, kernel: Kernel) -> Result<()> {
         context.artifacts.initramfs(kernel),
         format!("{folder}/initramfs"),
     )?;
-    // As the unit's head has it.
+    // As the unit's head has it; and it says when the guest runs.
     let machine = format!(
-        "MACHINE=--kernel {folder}/vmlinuz --initramfs {folder}/initramfs \\\n    \
+        "MACHINE=-v --kernel {folder}/vmlinuz --initramfs {folder}/initramfs \\\n    \
          --cpus boot=1,max=3 --memory size=512M --serial socket=/run/hotvisor/{MACHINE}/console \\\n    \
          --cmdline \"console=ttyS0 quiet\"\n"
     );
@@ -145,7 +141,7 @@ fn the_unit(context: &Context, kernel: Kernel) -> Result<()> {
     fs::write(format!("/etc/systemd/system/{unit}.d/override.conf"), LIMIT)?;
     let systemd = Systemd::start()?;
     systemd.systemctl(&["start", &unit])?;
-    let mut guest = Guest::connect(&systemd)?;
+    let mut guest = Guest::connect(&systemd, 0)?;
     systemd.wait_said(WARNING, 0, SOON)?;
     for (command, cpus) in [("plug", 2), ("unplug", 1)] {
         cli(context, &[command, "1"])?;
@@ -160,7 +156,7 @@ fn the_unit(context: &Context, kernel: Kernel) -> Result<()> {
         from,
         SOON,
     )?;
-    let guest = Guest::connect(&systemd)?;
+    let guest = Guest::connect(&systemd, from)?;
     let vcpus = cli(context, &["vcpus", "--json"])?;
     let vcpus: serde_json::Value = serde_json::from_str(&vcpus)?;
     ensure!(vcpus["online"] == 1, systemd.evidence(&vcpus.to_string()));
@@ -172,7 +168,7 @@ fn the_unit(context: &Context, kernel: Kernel) -> Result<()> {
         format!("/run/hotvisor/{MACHINE}"),
         format!("/run/hotvisor-root/{MACHINE}/empty"),
     ] {
-        ensure!(!Path::new(&left).exists(), "{left} is left");
+        systemd.wait_gone(Path::new(&left), SOON)?;
     }
     Ok(())
 }
@@ -228,11 +224,37 @@ fn confined(systemd: &Systemd, process: u32) -> Result<()> {
             "{namespace} is the host's"
         );
     }
+    // It would not have started without Landlock.
+    let command = fs::read_to_string(folder.join("cmdline"))?;
+    ensure!(command.contains("\0--landlock\0true\0"), "{command:?}");
     files(&folder.join("root"))?;
+    group(&folder.join("root/sys/fs/cgroup"), process)?;
     writable(&fs::read_to_string(folder.join("mountinfo"))?)
 }
 
-/// All that there is in the process's root, but for `/proc`, folders and links, and what it may know of control groups.
+/// Of the host's control groups it sees its own, with its limits.
+fn group(shown: &Path, process: u32) -> Result<()> {
+    // KVM's thread for huge pages is in it too.
+    let members = fs::read_to_string(shown.join("cgroup.procs"))?;
+    ensure!(
+        members.lines().any(|member| member == process.to_string()),
+        "it sees a group of {members:?}, and is {process}"
+    );
+    for entry in fs::read_dir(shown)? {
+        let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
+        ensure!(!kind?.is_dir(), "it sees {}", path.display());
+    }
+    for (name, limit) in [
+        ("memory.max", "419430400\n"),
+        ("cpu.max", "800000 100000\n"),
+    ] {
+        let found = fs::read_to_string(shown.join(name))?;
+        ensure!(found == limit, "{name}: {found:?}");
+    }
+    Ok(())
+}
+
+/// All that there is in the process's root, but for `/proc`, folders and links, and what it may know of its control group.
 fn files(root: &Path) -> Result<()> {
     let mut found = BTreeSet::new();
     let mut left = vec![root.to_owned()];
@@ -241,7 +263,7 @@ fn files(root: &Path) -> Result<()> {
             let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
             let kind = kind?;
             let inside = path.strip_prefix(root)?.display().to_string();
-            let skipped = ["proc", "sys/fs"].contains(&inside.as_str());
+            let skipped = ["proc", "sys/fs/cgroup"].contains(&inside.as_str());
             if kind.is_dir() && !skipped {
                 left.push(path);
             } else if kind.is_file() || kind.is_socket() || kind.is_char_device() {
@@ -313,7 +335,8 @@ fn another_program(_: &Context, _: Kernel) -> Result<()> {
         let told = format!("{INSTEAD}={does}\n");
         fs::write(format!("/etc/hotvisor/{name}.conf"), told)?;
         systemd.systemctl(&["reset-failed"])?;
-        systemd.systemctl(&["start", &unit(name)])?;
+        // Some end so soon that they might not count as started.
+        systemd.systemctl(&["start", "--no-block", &unit(name)])?;
         Ok(from)
     };
     let ended = |name: &str, from, how: &str| {
@@ -332,6 +355,7 @@ fn another_program(_: &Context, _: Kernel) -> Result<()> {
         fs::create_dir_all(format!("/run/hotvisor/{OTHER}"))?;
         last = begin(name, TRY_ALL)?;
         ended(name, last, "Deactivated successfully.")?;
+        systemd.wait_said(ALL, last, SOON)?;
         users.extend(lines(last, USER));
     }
     ensure!(
