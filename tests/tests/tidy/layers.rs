@@ -16,6 +16,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hotvisor-vmm", &["hotvisor-devices"]),
     ("hotvisor", &["hotvisor-devices", "hotvisor-vmm"]),
     ("hotvisor-fuzz", &["hotvisor-devices", "hotvisor-vmm"]),
+    ("hotvisor-protocol", &[]),
+    ("hotvisor-agent", &["hotvisor-protocol"]),
     (
         "hotvisor-tests",
         &["hotvisor", "hotvisor-devices", "hotvisor-vmm"],
