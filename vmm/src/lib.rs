@@ -2,6 +2,7 @@
 //! alone decides what becomes of them.
 
 pub mod acpi;
+pub mod agent;
 pub mod arch;
 pub mod boot;
 pub mod cgroup;

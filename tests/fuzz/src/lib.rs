@@ -5,6 +5,7 @@
 //! libFuzzer looks for such bytes (`tests/fuzz/libfuzzer`), and the test beside this gives each target its corpus, and random
 //! bytes.
 
+mod agent;
 mod boot;
 mod ged;
 mod image;
@@ -21,6 +22,7 @@ pub type Target = fn(&[u8]);
 
 /// All of them, each with the name of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("agent", agent::run),
     ("boot", boot::run),
     ("ged", ged::run),
     ("ioapic", ioapic::run),

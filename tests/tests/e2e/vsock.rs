@@ -1,10 +1,11 @@
 //! Programs on the host and programs in the guest reach each other through the socket device.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hotvisor_tests::artifacts::Image;
@@ -19,6 +20,8 @@ const ECHO: u32 = 5000;
 const HOST: u32 = 6000;
 /// The device's context id.
 const CID: u32 = 52;
+/// How long a pause lasts.
+const PAUSE: Duration = Duration::from_secs(3);
 /// `ECONNRESET`.
 const RESET: i32 = 104;
 
@@ -203,16 +206,15 @@ fn in_a_pause(vm: &Vm, socket: &Path) -> Result<()> {
     vm.api().pause()?;
     let mut late = UnixStream::connect(socket)?;
     late.write_all(format!("CONNECT {ECHO}\nword").as_bytes())?;
-    late.set_nonblocking(true)?;
+    // Longer than the guest has to answer while it runs.
+    late.set_read_timeout(Some(PAUSE))?;
     let early = late.read(&mut [0]);
+    let nothing = |e: &io::Error| e.kind() == ErrorKind::WouldBlock;
     ensure!(
-        early
-            .as_ref()
-            .is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock),
+        early.as_ref().is_err_and(nothing),
         "a paused guest answers: {early:?}"
     );
     vm.api().resume()?;
-    late.set_nonblocking(false)?;
     late.set_read_timeout(Some(SOON))?;
     late.shutdown(Shutdown::Write)?;
     let mut answer = String::new();

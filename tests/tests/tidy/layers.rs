@@ -13,9 +13,12 @@ use crate::source::{Source, Token, rust};
 /// Which packages of the workspace each may depend on. What is not listed here may not exist.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hotvisor-devices", &[]),
-    ("hotvisor-vmm", &["hotvisor-devices"]),
+    ("hotvisor-vmm", &["hotvisor-devices", "hotvisor-protocol"]),
     ("hotvisor", &["hotvisor-devices", "hotvisor-vmm"]),
-    ("hotvisor-fuzz", &["hotvisor-devices", "hotvisor-vmm"]),
+    (
+        "hotvisor-fuzz",
+        &["hotvisor-devices", "hotvisor-protocol", "hotvisor-vmm"],
+    ),
     ("hotvisor-protocol", &[]),
     ("hotvisor-agent", &["hotvisor-protocol"]),
     (

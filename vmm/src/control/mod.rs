@@ -19,6 +19,7 @@ mod wishes;
 pub use prepared::Prepared;
 pub use signals::Signals;
 
+use crate::agent::AgentNotifier;
 use crate::config::Rules;
 use crate::end::End;
 use crate::error::Result;
@@ -60,7 +61,9 @@ impl Control {
     }
 
     /// Has this thread serve the socket devices of machines. Without one, no machine can have any.
+    /// By them it also reaches the agent in the guest, if there is one.
     pub fn serve_sockets(&mut self, thread: vsock::Client) {
+        self.register(Box::new(AgentNotifier::new(thread.clone())));
         self.sockets = Some(thread);
     }
 

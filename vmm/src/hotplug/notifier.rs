@@ -13,6 +13,12 @@ pub trait Notifier: Send {
     /// What a person is told of a notifier that refuses or does not answer.
     fn name(&self) -> &'static str;
 
+    /// A plug of the vCPU begins: the guest is told of it next.
+    fn comes(&mut self, _vcpu: VcpuRef) {}
+
+    /// Such a plug has ended, well or not. It is not called where an unplug takes over.
+    fn came(&mut self, _vcpu: VcpuRef) {}
+
     /// Begins to let go of the vCPU. Users bound to it still get through its gate.
     fn prepare(&mut self, vcpu: VcpuRef, done: Done);
 
@@ -42,7 +48,7 @@ pub struct Done {
 type Post = Arc<dyn Fn(Answer) + Send + Sync>;
 
 impl Done {
-    pub(super) fn new(post: impl Fn(Answer) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(post: impl Fn(Answer) + Send + Sync + 'static) -> Self {
         Self {
             answer: Some(Arc::new(post)),
         }

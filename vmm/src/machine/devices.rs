@@ -131,7 +131,7 @@ impl Devices {
     pub(super) fn release(&self) {
         if let Some(Sockets { link, server }) = &self.sockets {
             link.hold(false);
-            server.resumed();
+            server.wake();
         }
     }
 }

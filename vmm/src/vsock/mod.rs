@@ -12,11 +12,13 @@ mod greeting;
 mod host;
 mod thread;
 
+use crate::agent::{Presence, Waits};
 use crate::error::{Error, FILES, Result};
 use crate::isolation::{Role, confine};
 use crate::kvm::memory::Ram;
 use hotvisor_devices::virtio::link::Link;
 use hotvisor_devices::virtio::{Memory, Wake};
+use hotvisor_protocol::{Begin, End};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -50,10 +52,12 @@ enum Order {
     Open(u32, UnixListener, PathBuf),
     /// The guest has this device, and not one that it had before.
     Attach(Arc<Link<GuestRam>>),
-    /// The guest goes on after a pause.
-    Resumed,
     /// The machine is no more.
     Close,
+    /// The agent in the guest is to hear that an operation begins, and who waits for its answer.
+    AgentBegin(Begin, Option<Waits>),
+    /// It is to hear that one has ended.
+    AgentEnd(End),
 }
 
 /// Wakes the thread.
@@ -77,6 +81,7 @@ pub struct Thread {
 pub struct Client {
     orders: Sender<Order>,
     waker: Arc<Waker>,
+    presence: Presence,
 }
 
 impl Thread {
@@ -91,7 +96,8 @@ impl Thread {
         let waker = Arc::new(Waker(wake.map_err(no_more)?));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(no_more)?;
         let (orders, told) = channel();
-        let worker = Worker::new(epoll, waker.clone(), told)?;
+        let presence = Presence::default();
+        let worker = Worker::new(epoll, waker.clone(), told, presence.clone())?;
         let (ready, confined) = sync_channel(1);
         let body = move || {
             let done = confine(Role::Vsock);
@@ -109,7 +115,11 @@ impl Thread {
         let gone = |_| Err(Error::bug(asked, "it ended before it began"));
         confined.recv().unwrap_or_else(gone)?;
         Ok(Self {
-            client: Client { orders, waker },
+            client: Client {
+                orders,
+                waker,
+                presence,
+            },
             thread,
         })
     }
@@ -123,7 +133,7 @@ impl Thread {
     /// Ends it. Nobody else may have a client any more.
     pub fn stop(self) {
         let Self {
-            client: Client { orders, waker },
+            client: Client { orders, waker, .. },
             thread,
         } = self;
         drop(orders);
@@ -147,13 +157,29 @@ impl Client {
     }
 
     /// The guest goes on after a pause.
-    pub fn resumed(&self) {
-        self.tell(Order::Resumed);
+    pub fn wake(&self) {
+        self.waker.wake();
     }
 
     /// There is no machine any more.
     pub fn close(&self) {
         self.tell(Order::Close);
+    }
+
+    /// Whether the guest has an agent that answers.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// Tells the agent that an operation begins. Who waits goes on when it has answered, or nothing is to be hoped for.
+    pub fn agent_begin(&self, begin: Begin, waits: Option<Waits>) {
+        self.tell(Order::AgentBegin(begin, waits));
+    }
+
+    /// Tells it that one has ended.
+    pub fn agent_end(&self, end: End) {
+        self.tell(Order::AgentEnd(end));
     }
 
     /// Wakes the thread: for the device.

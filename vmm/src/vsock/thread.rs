@@ -1,12 +1,15 @@
 //! The thread's loop: events in, packets carried, until it is told to end.
 
 use super::greeting::{Greeting, Said};
-use super::host::{Host, HostStream, NOBODY, changes, mark, marked};
+use super::host::{Agent, Host, HostStream, NOBODY, changes, mark, marked};
 use super::{GuestRam, Order, Waker};
+use crate::agent::Presence;
 use crate::error::{Error, FILES, Result};
+use hotvisor_devices::virtio::link::Time;
 use hotvisor_devices::virtio::vsock::{self, Key, Ready};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -37,6 +40,9 @@ const fn special(guest: u32) -> Key {
 /// What there is while there is a machine.
 struct Open {
     devices: vsock::Worker<GuestRam, Host>,
+    agent: Rc<RefCell<Agent>>,
+    /// How the machine's time went when this was last looked at.
+    time: Time,
     listener: UnixListener,
     /// When it is heard again, if it is not.
     deaf: Option<Instant>,
@@ -51,6 +57,7 @@ pub(super) struct Worker {
     epoll: Epoll,
     waker: Arc<Waker>,
     orders: Receiver<Order>,
+    presence: Presence,
 }
 
 /// It was told to end.
@@ -61,6 +68,7 @@ struct Running {
     epoll: Rc<Epoll>,
     waker: Arc<Waker>,
     orders: Receiver<Order>,
+    presence: Presence,
     open: Option<Open>,
 }
 
@@ -73,12 +81,18 @@ fn level(key: Key) -> EpollEvent {
 }
 
 impl Worker {
-    pub(super) fn new(epoll: Epoll, waker: Arc<Waker>, orders: Receiver<Order>) -> Result<Self> {
+    pub(super) fn new(
+        epoll: Epoll,
+        waker: Arc<Waker>,
+        orders: Receiver<Order>,
+        presence: Presence,
+    ) -> Result<Self> {
         epoll.add(&waker.0, level(WAKE)).map_err(failed)?;
         Ok(Self {
             epoll,
             waker,
             orders,
+            presence,
         })
     }
 
@@ -88,11 +102,13 @@ impl Worker {
             epoll,
             waker,
             orders,
+            presence,
         } = self;
         let mut running = Running {
             epoll: Rc::new(epoll),
             waker,
             orders,
+            presence,
             open: None,
         };
         running.run()
@@ -104,10 +120,9 @@ impl Running {
         let mut events = [EpollEvent::empty(); BATCH];
         loop {
             let now = Instant::now();
-            let more = self
-                .open
-                .as_mut()
-                .is_some_and(|open| open.devices.work(now));
+            let more = self.open.as_mut().is_some_and(|open| open.work(now));
+            // What has come already is heard before anybody is too late with it.
+            self.tick(Instant::now())?;
             let limit = self.until(now, more);
             let ready = match self.epoll.wait(&mut events, limit) {
                 Ok(ready) => ready,
@@ -120,7 +135,6 @@ impl Running {
                     return Ok(());
                 }
             }
-            self.tick(now)?;
         }
     }
 
@@ -131,8 +145,10 @@ impl Running {
         }
         let deadline = self.open.as_ref().and_then(|open| {
             let greetings = open.greetings.values().map(|greeting| greeting.by);
-            let others = open.devices.deadline().into_iter().chain(open.deaf);
-            greetings.chain(others).min()
+            let agent = open.agent.borrow().with(|session| session.deadline());
+            let agent = agent.flatten().filter(|_| !open.devices.time().stands);
+            let others = [open.devices.deadline(), open.deaf, agent];
+            greetings.chain(others.into_iter().flatten()).min()
         });
         deadline.map_or(EpollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(now).as_millis();
@@ -144,7 +160,16 @@ impl Running {
 
     fn tick(&mut self, now: Instant) -> Result<()> {
         if let Some(open) = &mut self.open {
+            let before = std::mem::replace(&mut open.time, open.devices.time());
             open.devices.tick(now);
+            open.agent.borrow().with(|session| {
+                if before.resumes != open.time.resumes {
+                    session.resumed(now);
+                }
+                if !open.time.stands {
+                    session.tick(now);
+                }
+            });
             open.greetings.retain(|_, greeting| greeting.by > now);
             if open.deaf.is_some_and(|until| until <= now) {
                 open.deaf = None;
@@ -183,9 +208,19 @@ impl Running {
                 (Ok(Order::Open(cid, listener, base)), open) => {
                     let added = self.epoll.add(&listener, level(LISTENER));
                     added.map_err(failed)?;
-                    let epoll = self.epoll.clone();
+                    let agent = Rc::new(RefCell::new(Agent {
+                        presence: self.presence.clone(),
+                        session: None,
+                    }));
+                    let host = Host {
+                        epoll: self.epoll.clone(),
+                        agent: agent.clone(),
+                        base,
+                    };
                     *open = Some(Open {
-                        devices: vsock::Worker::new(cid, Host { epoll, base }),
+                        devices: vsock::Worker::new(cid, host),
+                        agent,
+                        time: Time::default(),
                         listener,
                         deaf: None,
                         greetings: BTreeMap::new(),
@@ -194,8 +229,15 @@ impl Running {
                 }
                 (Ok(Order::Close), open) => *open = None,
                 (Ok(Order::Attach(link)), Some(open)) => open.devices.attach(link),
-                (Ok(Order::Resumed), Some(open)) => open.devices.resumed(now),
-                (Ok(Order::Attach(_) | Order::Resumed), None) => {}
+                (Ok(Order::AgentBegin(begin, waits)), Some(open)) => {
+                    let agent = open.agent.borrow();
+                    agent.with(|session| session.begin(begin, waits, now));
+                }
+                (Ok(Order::AgentEnd(end)), Some(open)) => {
+                    open.agent.borrow().with(|session| session.end(end));
+                }
+                // Without an agent nobody waits for one.
+                (Ok(_), None) => {}
                 (Err(TryRecvError::Empty), _) => return Ok(None),
                 (Err(TryRecvError::Disconnected), _) => return Ok(Some(End)),
             }
@@ -214,6 +256,19 @@ fn readiness(events: EpollFlags) -> Ready {
 }
 
 impl Open {
+    /// Carries what there is to carry, a piece of it; returns whether there may be more.
+    fn work(&mut self, now: Instant) -> bool {
+        let told = self.agent.borrow().has_more();
+        if let Some(key) = told {
+            let readable = Ready {
+                readable: true,
+                ..Ready::default()
+            };
+            self.devices.ready(key, readable, now);
+        }
+        self.devices.work(now)
+    }
+
     /// Somebody connects.
     fn accept(&mut self, epoll: &Epoll, now: Instant) {
         let stream = match self.listener.accept() {
@@ -258,7 +313,7 @@ impl Open {
     fn connect(&mut self, epoll: &Epoll, stream: UnixStream, port: u32, now: Instant) {
         let stream = |key| {
             epoll.modify(&stream, &mut changes(key))?;
-            Ok(HostStream(stream))
+            Ok(HostStream::Program(stream))
         };
         if let Err(why) = self.devices.open(port, stream, now) {
             debug!("a client is not connected to port {port} of the guest: {why}");

@@ -4,6 +4,7 @@
 //!             the guest's response             both sides have said that they send
 //!  Requested ─────────────────────► Open ───┐  and receive no more
 //!                 the guest's request ──►   └──────────────────────────────────────► Closing ──► gone
+//!                                           the guest closes, and something is left ──► Draining ──► gone
 //! ```
 //!
 //! Either side says how much room it has in all and how much it has passed on, and the other sends no more than fits.
@@ -11,7 +12,7 @@
 use super::header::{HOST_CID, Header, Kind, NO_RECEIVE, NO_SEND, Op};
 use super::muxer::Key;
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::num::Wrapping;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ pub(super) const ROOM: u32 = 64 << 10;
 const TELL_AFTER: u32 = ROOM / 4;
 /// The most data of one packet.
 pub(super) const MOST_DATA: usize = 64 << 10;
+/// How long a program on the host may take for what is left when the guest has closed its end.
+const LEFT_FOR: Duration = Duration::from_secs(60);
 /// How long the guest may take to answer to a request, or to a shutdown.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -50,6 +53,16 @@ pub trait Stream: Read + Write {
     fn end(&mut self, half: Half);
 }
 
+/// A signal that comes meanwhile is none of a stream's.
+fn retried(mut io: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match io() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The guest was asked for it, and has until then.
@@ -57,6 +70,8 @@ enum Phase {
     Open,
     /// The guest was told that it is over, and has until then.
     Closing(Instant),
+    /// The guest has closed it, and the host's program has until then to take what is left.
+    Draining(Instant),
 }
 
 /// What the guest is to be told, first things first.
@@ -79,6 +94,8 @@ pub(super) enum Fate {
     Reset,
     /// It is over, and the guest knows.
     Over,
+    /// So it is, and the host's program has yet to take what is left.
+    Drains,
 }
 
 /// See the module.
@@ -151,7 +168,7 @@ impl<S: Stream> Connection<S> {
     /// When somebody has to have answered.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Requested(by) | Phase::Closing(by) => Some(by),
+            Phase::Requested(by) | Phase::Closing(by) | Phase::Draining(by) => Some(by),
             Phase::Open => None,
         }
     }
@@ -160,14 +177,15 @@ impl<S: Stream> Connection<S> {
     pub(super) fn resumed(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Requested(by) | Phase::Closing(by) => *by = now + PATIENCE,
-            Phase::Open => {}
+            Phase::Open | Phase::Draining(_) => {}
         }
     }
 
     fn hear_credit(&mut self, header: &Header) {
         self.guest_room = header.buf_alloc;
         self.guest_passed = Wrapping(header.fwd_cnt);
-        self.begs = false;
+        // An answer that brings none is no reason to ask once more.
+        self.begs &= self.credit() == 0;
     }
 
     /// How much the guest has room for. What it has sent has no meaning if it says that it has passed on more than that.
@@ -182,9 +200,13 @@ impl<S: Stream> Connection<S> {
         self.hear_credit(header);
         match (header.op, self.phase) {
             (Ok(Op::Reset), _) => {
-                // What it has sent before is still the host's, as far as it takes it at once.
+                // Linux closes so when the host has not taken everything within 8 s.
                 let _ = self.pass_on();
-                Fate::Over
+                if self.backlog.is_empty() || self.guest_ended & NO_SEND == 0 {
+                    return Fate::Over;
+                }
+                self.phase = Phase::Draining(now + LEFT_FOR);
+                Fate::Drains
             }
             (Ok(Op::Response), Phase::Requested(_)) => self.answered(),
             (Ok(Op::Data), Phase::Open | Phase::Closing(_)) => self.hear_data(data),
@@ -257,14 +279,13 @@ impl<S: Stream> Connection<S> {
     fn pass_on(&mut self) -> Fate {
         while !self.backlog.is_empty() {
             let (front, _) = self.backlog.as_slices();
-            match self.stream.write(front) {
+            match retried(|| self.stream.write(front)) {
                 Ok(0) => break,
                 Ok(n) => {
                     self.backlog.drain(..n);
                     self.count_passed(n);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     let lost = self.backlog.len();
                     self.backlog.clear();
@@ -310,7 +331,9 @@ impl<S: Stream> Connection<S> {
             // Who asked for it does not want it any more.
             return self.given_up();
         }
-        if self.hung && self.host_ended & NO_SEND != 0 {
+        // Nobody reads to the end what the guest does not take.
+        let unread = self.guest_ended & NO_RECEIVE != 0;
+        if self.hung && (unread || self.host_ended & NO_SEND != 0) {
             self.host_ends(NO_RECEIVE | NO_SEND);
         }
         if !ready.writable || matches!(self.phase, Phase::Requested(_)) {
@@ -320,6 +343,17 @@ impl<S: Stream> Connection<S> {
             Fate::Lives => self.after_passing(now),
             over => over,
         }
+    }
+
+    /// Passes on what is left, and returns whether there is still something.
+    pub(super) fn drains(&mut self) -> bool {
+        let _ = self.pass_on();
+        !self.backlog.is_empty()
+    }
+
+    /// The connection's ports.
+    pub(super) fn key(&self) -> Key {
+        self.key
     }
 
     /// Whether there is, or may be, something for the guest.
@@ -386,7 +420,7 @@ impl<S: Stream> Connection<S> {
             return None;
         }
         data.resize(most, 0);
-        match self.stream.read(data) {
+        match retried(|| self.stream.read(data)) {
             Ok(0) if self.hung => self.host_ends(NO_SEND | NO_RECEIVE),
             Ok(0) => self.host_ends(NO_SEND),
             Ok(n) => {
@@ -396,7 +430,6 @@ impl<S: Stream> Connection<S> {
                 return Some(Op::Data);
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => self.readable = false,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(_) => self.host_ends(NO_SEND | NO_RECEIVE),
         }
         data.clear();

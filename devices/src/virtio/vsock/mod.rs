@@ -6,7 +6,8 @@
 //!
 //! | a hostile guest may | and then |
 //! |---|---|
-//! | send packets that are shorter than their header, or longer or shorter than it says | they are dropped; logged |
+//! | send packets that are shorter than their header, or than it says | they are dropped; logged |
+//! | send longer ones | what is beyond is not read |
 //! | send them as somebody else, or to somebody else than the host | they are dropped; logged |
 //! | send to connections that do not exist, or of unknown kinds | each is answered with a reset; no further packet is taken while some such answers wait for a buffer |
 //! | send more than it has credit for | the connection is reset |

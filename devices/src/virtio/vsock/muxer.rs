@@ -64,6 +64,8 @@ pub(super) struct Muxer<B: Streams> {
     connections: HashMap<Key, Connection<B::Stream>>,
     /// Connections that have, or may have, something for the guest, each once.
     turns: VecDeque<Key>,
+    /// Those that the guest has closed, and of which the host's programs have yet to take something.
+    draining: Vec<Connection<B::Stream>>,
     /// Answers to packets of no connection.
     resets: VecDeque<Header>,
     next_port: u32,
@@ -76,6 +78,7 @@ impl<B: Streams> Muxer<B> {
             streams,
             connections: HashMap::new(),
             turns: VecDeque::new(),
+            draining: Vec::new(),
             resets: VecDeque::new(),
             next_port: FIRST_PORT,
         }
@@ -105,7 +108,7 @@ impl<B: Streams> Muxer<B> {
         stream: impl FnOnce(Key) -> io::Result<B::Stream>,
         now: Instant,
     ) -> Result<Key, NoConnection> {
-        if self.connections.len() >= MOST_CONNECTIONS {
+        if self.is_full() {
             return Err(NoConnection::Full);
         }
         let key = loop {
@@ -145,7 +148,9 @@ impl<B: Streams> Muxer<B> {
             guest: header.src_port,
         };
         if header.kind != Kind::Stream {
-            self.answer_with_reset(header);
+            if header.op != Ok(Op::Reset) {
+                self.answer_with_reset(header);
+            }
         } else if let Some(connection) = self.connections.get_mut(&key) {
             let fate = connection.hear(header, data, now);
             self.settle(key, fate);
@@ -157,10 +162,14 @@ impl<B: Streams> Muxer<B> {
         Ok(())
     }
 
+    fn is_full(&self) -> bool {
+        self.connections.len() + self.draining.len() >= MOST_CONNECTIONS
+    }
+
     fn requested(&mut self, key: Key, header: &Header) {
-        let stream = match self.connections.len() {
-            MOST_CONNECTIONS.. => Err(io::ErrorKind::QuotaExceeded.into()),
-            _ => self.streams.connect(key),
+        let stream = match self.is_full() {
+            true => Err(io::ErrorKind::QuotaExceeded.into()),
+            false => self.streams.connect(key),
         };
         match stream {
             Ok(stream) => {
@@ -213,6 +222,7 @@ impl<B: Streams> Muxer<B> {
             Fate::Over => {
                 self.connections.remove(&key);
             }
+            Fate::Drains => self.draining.extend(self.connections.remove(&key)),
         }
     }
 
@@ -226,6 +236,9 @@ impl<B: Streams> Muxer<B> {
 
     /// The stream of a connection is ready for something. One that is gone is none.
     pub(super) fn ready(&mut self, key: Key, ready: Ready, now: Instant) {
+        // Another may have the same ports already.
+        self.draining
+            .retain_mut(|connection| connection.key() != key || connection.drains());
         if let Some(connection) = self.connections.get_mut(&key) {
             let fate = connection.ready(ready, now);
             self.settle(key, fate);
@@ -251,14 +264,14 @@ impl<B: Streams> Muxer<B> {
 
     /// When somebody has to have answered, at the earliest.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.connections
-            .values()
-            .filter_map(Connection::deadline)
-            .min()
+        let all = self.connections.values().chain(&self.draining);
+        all.filter_map(Connection::deadline).min()
     }
 
     /// Ends the connections whose deadlines have passed.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.draining
+            .retain(|connection| !connection.has_waited(now));
         let late = self.connections.iter();
         let late = late.filter(|(_, connection)| connection.has_waited(now));
         let late = late.map(|(key, connection)| (*key, connection.given_up()));

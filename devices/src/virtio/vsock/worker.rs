@@ -6,7 +6,7 @@ use super::muxer::{Dropped, Key, Muxer, NoConnection, Streams};
 use super::queue;
 use crate::ratelimit::RateLimit;
 use crate::virtio::Memory;
-use crate::virtio::link::{Active, Broken, Found, Link};
+use crate::virtio::link::{Active, Broken, Found, Link, Time, Worked};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +39,8 @@ pub struct Worker<M: Memory, B: Streams> {
     link: Option<Arc<Link<M>>>,
     /// The use of the device that the connections are of.
     of: u64,
+    /// How often the machine had gone on when this was last looked at.
+    resumes: u64,
     buffer: Vec<u8>,
 }
 
@@ -49,6 +51,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
             muxer: Muxer::new(cid, streams),
             link: None,
             of: 0,
+            resumes: 0,
             buffer: Vec::new(),
         }
     }
@@ -58,6 +61,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         self.muxer.clear();
         self.link = Some(link);
         self.of = 0;
+        self.resumes = 0;
     }
 
     /// Asks the guest for a connection to its port `guest`, with the client that has the other end of what `stream` makes.
@@ -92,17 +96,25 @@ impl<M: Memory, B: Streams> Worker<M, B> {
     /// When [`Worker::tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.muxer.deadline()
+        self.muxer.deadline().filter(|_| !self.time().stands)
     }
 
-    /// Time has passed.
+    /// How the machine's time goes.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        let link = self.link.as_ref();
+        link.map_or_else(Time::default, |link| link.time())
+    }
+
+    /// Time has passed. What it has stood still for the guest does not count.
     pub fn tick(&mut self, now: Instant) {
-        self.muxer.tick(now);
-    }
-
-    /// Time has stood still for the guest, and goes on.
-    pub fn resumed(&mut self, now: Instant) {
-        self.muxer.resumed(now);
+        let time = self.time();
+        if std::mem::replace(&mut self.resumes, time.resumes) != time.resumes {
+            self.muxer.resumed(now);
+        }
+        if !time.stands {
+            self.muxer.tick(now);
+        }
     }
 
     /// One piece of work; returns whether there may be more.
@@ -110,14 +122,9 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         let Some(link) = self.link.clone() else {
             return false;
         };
-        let worked = link.work(|uses, active| self.piece(uses, active, now));
-        match worked {
-            Ok(Found::Done(_, Piece { used, more })) => {
-                if used {
-                    link.used_buffers();
-                }
-                more
-            }
+        match link.work(|uses, active| self.piece(uses, active, now)) {
+            Ok(Found::Work(more)) => more,
+            Ok(Found::Later) => true,
             Ok(Found::Nothing) => {
                 // Not that of a machine that only stands still.
                 if link.present_use().is_none() {
@@ -133,19 +140,19 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         }
     }
 
-    fn piece(&mut self, uses: u64, active: &mut Active<M>, now: Instant) -> Result<Piece, Broken> {
+    fn piece(&mut self, uses: u64, active: &mut Active<M>, now: Instant) -> Result<Worked, Broken> {
         self.belong_to(uses);
         let Active { memory, queues } = active;
         let memory = memory.memory();
-        let mut heard = Piece::default();
-        let mut told = Piece::default();
+        let mut heard = Worked::default();
+        let mut told = Worked::default();
         if let Some(tx) = queues.get_mut(queue::TX).filter(|queue| queue.ready()) {
             heard = self.hear(tx, memory, now)?;
         }
         if let Some(rx) = queues.get_mut(queue::RX).filter(|queue| queue.ready()) {
             told = self.tell(rx, memory, now)?;
         }
-        Ok(Piece {
+        Ok(Worked {
             used: heard.used | told.used,
             // Where no more can be taken, answers wait for a buffer, and the driver says when there is one.
             more: heard.more && self.muxer.takes_more() || told.more,
@@ -158,7 +165,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         tx: &mut Queue,
         memory: &G,
         now: Instant,
-    ) -> Result<Piece, Broken> {
+    ) -> Result<Worked, Broken> {
         let mut taken = 0;
         let mut used = false;
         while taken < PIECE && self.muxer.takes_more() {
@@ -167,7 +174,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
                 if tx.enable_notification(memory)? {
                     continue;
                 }
-                return Ok(Piece {
+                return Ok(Worked {
                     used: used && tx.needs_notification(memory)?,
                     more: false,
                 });
@@ -181,7 +188,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
             tx.add_used(memory, head, 0)?;
             (taken, used) = (taken + 1, true);
         }
-        Ok(Piece {
+        Ok(Worked {
             used: used && tx.needs_notification(memory)?,
             more: true,
         })
@@ -216,7 +223,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         rx: &mut Queue,
         memory: &G,
         now: Instant,
-    ) -> Result<Piece, Broken> {
+    ) -> Result<Worked, Broken> {
         let mut used = false;
         for _ in 0..PIECE {
             if !self.muxer.has_more() {
@@ -227,7 +234,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
                 if rx.enable_notification(memory)? {
                     continue;
                 }
-                return Ok(Piece {
+                return Ok(Worked {
                     used: used && rx.needs_notification(memory)?,
                     more: false,
                 });
@@ -241,7 +248,7 @@ impl<M: Memory, B: Streams> Worker<M, B> {
                 None => rx.go_to_previous_position(),
             }
         }
-        Ok(Piece {
+        Ok(Worked {
             used: used && rx.needs_notification(memory)?,
             more: self.muxer.has_more(),
         })
@@ -267,13 +274,4 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         debug_assert!(wrote.is_ok(), "it was asked for its size");
         u32::try_from(writer.bytes_written()).ok()
     }
-}
-
-/// What a piece of work has come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Piece {
-    /// The driver wants to be told that buffers were used.
-    used: bool,
-    /// There may be more to do.
-    more: bool,
 }

@@ -174,6 +174,9 @@ impl Coordinator {
         match action {
             Action::Start => {
                 slot.run += 1;
+                for notifier in &mut self.notifiers {
+                    notifier.comes(vcpu);
+                }
                 let started = machine.start(id, slot.run);
                 return started.err().map(Event::StartFailed);
             }
@@ -208,6 +211,12 @@ impl Coordinator {
             return;
         };
         let phase = slot.phase.name();
+        if target == Target::Online {
+            let vcpu = self.vcpu(id);
+            for notifier in &mut self.notifiers {
+                notifier.came(vcpu);
+            }
+        }
         self.operations.conclude_all(id, target, phase, &outcome);
     }
 

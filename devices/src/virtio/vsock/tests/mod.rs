@@ -6,7 +6,9 @@ mod registers;
 
 use super::header::{Header, Kind, LEN, NO_RECEIVE, NO_SEND, Op};
 use super::{HOST_CID, Half, Key, MOST_CONNECTIONS, NoConnection};
+use crate::virtio::link::{Found, Worked};
 use driver::{Driver, Far, GUEST, SIZE};
+use std::sync::Arc;
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -100,9 +102,12 @@ fn a_guest_that_does_not_answer_is_given_up() {
     let due = driver.worker.deadline().unwrap();
     driver.worker.tick(due - Duration::from_millis(1));
     assert!(!far.0.borrow().dropped);
-    // Time that the machine has stood still is none.
+    // Time that the machine stands still is none.
+    driver.link.hold(true);
+    assert_eq!(driver.worker.deadline(), None);
     driver.now += Duration::from_secs(3600);
-    driver.worker.resumed(driver.now);
+    driver.worker.tick(driver.now);
+    driver.link.hold(false);
     driver.worker.tick(driver.now);
     assert!(!far.0.borrow().dropped);
     driver.worker.tick(driver.worker.deadline().unwrap());
@@ -231,9 +236,14 @@ fn the_guest_is_sent_no_more_than_it_has_room_for() {
     assert_eq!(driver.receive(), [], "it begs once");
     driver.send(update(10, 4), b"");
     assert_eq!(driver.receive()[0].1, b"abcd");
+    // It has no room, and says so: nobody asks again before there is some.
+    for _ in 0..3 {
+        driver.send(update(10, 4), b"");
+        assert_eq!(driver.receive(), []);
+    }
     // It claims to have taken what it was never sent: that is no room.
     driver.send(update(10, 1000), b"");
-    assert_eq!(ops(&driver.receive()), [Op::CreditRequest]);
+    assert_eq!(driver.receive(), []);
     driver.send(update(100, 14), b"");
     assert_eq!(driver.receive()[0].1, b"ef");
 }
@@ -335,6 +345,81 @@ fn connections_and_answers_without_end_have_one() {
     assert_eq!((open, answers.len()), (MOST_CONNECTIONS, 300));
 }
 
+/// Linux resets a connection that it has closed when the host has not taken all within 8 s.
+#[test]
+fn what_the_guest_has_sent_before_it_closed_is_not_lost() {
+    let mut driver = Driver::new();
+    let (far, key) = open(&mut driver);
+    far.0.borrow_mut().takes = 0;
+    driver.send(packet(key, Op::Data, 4), b"last");
+    let mut end = packet(key, Op::Shutdown, 0);
+    end.flags = NO_SEND | NO_RECEIVE;
+    driver.send(end, b"");
+    driver.send(packet(key, Op::Reset, 0), b"");
+    assert_eq!(driver.receive(), []);
+    assert!(!far.0.borrow().dropped);
+    // Its ports are free for another meanwhile.
+    driver.listeners.0.borrow_mut().insert(key.host, Far::new());
+    driver.send(packet(key, Op::Request, 0), b"");
+    assert_eq!(ops(&driver.receive()), [Op::Response]);
+    far.0.borrow_mut().takes = 3;
+    driver.ready(key, false, true, false);
+    assert!(!far.0.borrow().dropped);
+    far.0.borrow_mut().takes = 3;
+    driver.ready(key, false, true, false);
+    assert_eq!(far.0.borrow().got, b"last");
+    assert!(far.0.borrow().dropped);
+    // One that takes nothing is not waited for without end.
+    let (far, key) = open(&mut driver);
+    far.0.borrow_mut().takes = 0;
+    driver.send(packet(key, Op::Data, 4), b"last");
+    driver.send(
+        Header {
+            flags: end.flags,
+            ..packet(key, Op::Shutdown, 0)
+        },
+        b"",
+    );
+    driver.send(packet(key, Op::Reset, 0), b"");
+    driver.now = driver.worker.deadline().unwrap();
+    driver.worker.tick(driver.now);
+    assert!(far.0.borrow().dropped);
+}
+
+#[test]
+fn a_client_that_goes_when_the_guest_does_not_listen_is_noticed() {
+    let mut driver = Driver::new();
+    let (far, key) = open(&mut driver);
+    let mut end = packet(key, Op::Shutdown, 0);
+    end.flags = NO_RECEIVE;
+    driver.send(end, b"");
+    far.0.borrow_mut().gone = true;
+    driver.ready(key, true, true, true);
+    let packets = driver.receive();
+    assert_eq!(ops(&packets), [Op::Shutdown]);
+    assert_eq!(packets[0].0.flags, NO_SEND | NO_RECEIVE);
+}
+
+#[test]
+fn whoever_wants_the_lock_is_before_the_worker() {
+    let driver = Driver::new();
+    let link = &driver.link;
+    std::thread::scope(|scope| {
+        let work = link.work(|_, _| {
+            scope.spawn(|| assert_eq!(link.present_use(), Some(1)));
+            while link.waiting() == 0 {
+                std::hint::spin_loop();
+            }
+            // It does not even try.
+            let again = link.work(|_, _| Ok(Worked::default()));
+            assert!(matches!(again, Ok(Found::Later)));
+            Ok(Worked::default())
+        });
+        assert!(matches!(work, Ok(Found::Work(false))));
+    });
+    assert_eq!(link.waiting(), 0);
+}
+
 #[test]
 fn a_reset_lets_go_of_the_queues_and_of_all_connections() {
     let mut driver = Driver::new();
@@ -380,6 +465,7 @@ fn one_that_is_taken_into_use_anew_knows_no_connection_of_before() {
 fn a_machine_that_stands_still_is_not_touched() {
     let mut driver = Driver::new();
     let (far, key) = open(&mut driver);
+    driver.interrupts.take();
     driver.link.hold(true);
     driver.send(packet(key, Op::Data, 2), b"hi");
     assert_eq!(far.0.borrow().got, b"");
@@ -388,8 +474,19 @@ fn a_machine_that_stands_still_is_not_touched() {
     driver.run();
     assert_eq!(far.0.borrow().got, b"hi");
     driver.link.unplug();
+    let all = (
+        Arc::strong_count(&driver.ram.0),
+        Arc::strong_count(&driver.interrupts),
+    );
+    assert_eq!(
+        all,
+        (2, 1),
+        "but for the registers, nobody has the machine any more"
+    );
     driver.send(packet(key, Op::Data, 2), b"hi");
     assert!(far.0.borrow().dropped);
+    driver.set_up();
+    assert_eq!(driver.link.present_use(), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod board;
+mod comes;
 mod counts;
 mod late;
 mod news;
