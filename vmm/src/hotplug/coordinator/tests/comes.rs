@@ -6,7 +6,10 @@ use crate::hotplug::client::Want;
 use crate::hotplug::notifier::Done;
 use std::sync::Mutex;
 
-struct Plugs(Arc<Mutex<Vec<(&'static str, u32)>>>);
+/// What was said, of which vCPU.
+type Said = Mutex<Vec<(&'static str, u32)>>;
+
+struct Plugs(Arc<Said>);
 
 impl Plugs {
     fn says(&self, what: &'static str, vcpu: VcpuRef) {
@@ -36,7 +39,7 @@ impl Notifier for Plugs {
     }
 }
 
-fn bench() -> (Bench, Arc<Mutex<Vec<(&'static str, u32)>>>) {
+fn bench() -> (Bench, Arc<Said>) {
     let (mut bench, said) = (Bench::new(1), Arc::default());
     bench
         .coordinator
@@ -44,7 +47,7 @@ fn bench() -> (Bench, Arc<Mutex<Vec<(&'static str, u32)>>>) {
     (bench, said)
 }
 
-fn take(said: &Mutex<Vec<(&'static str, u32)>>) -> Vec<(&'static str, u32)> {
+fn take(said: &Said) -> Vec<(&'static str, u32)> {
     std::mem::take(&mut said.lock().unwrap())
 }
 
