@@ -1,1 +1,20 @@
-//! x
+//! Hotvisor's agent in the guest: it brings up CPUs that were added, moves work off those that are to go, says what is bound
+//! to them, and how busy the guest is.
+//!
+//! Each module does one of these things to the files below a [`root::Root`], so that a picture of a guest is enough to test it.
+
+#![forbid(unsafe_code)]
+
+pub mod cpus;
+pub mod drain;
+pub mod expedite;
+pub mod knobs;
+pub mod mask;
+pub mod online;
+#[cfg(test)]
+mod picture;
+pub mod root;
+pub mod state;
+pub mod tasks;
+pub mod trouble;
+pub mod uevent;

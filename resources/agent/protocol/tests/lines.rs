@@ -1,5 +1,7 @@
 //! Single lines: what later versions say, what is out of bounds, and the longest that there are.
 
+#![cfg(test)]
+
 use hotvisor_protocol::*;
 
 fn from_guest(line: &str) -> Vec<Result<Stamped, Fault>> {

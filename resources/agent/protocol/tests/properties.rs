@@ -1,5 +1,7 @@
 //! What must hold whatever bytes come.
 
+#![cfg(test)]
+
 use hotvisor_protocol::*;
 use proptest::collection::vec;
 use proptest::option;
