@@ -5,14 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod blockers;
 pub mod cpus;
+pub mod deadline;
 pub mod drain;
 pub mod expedite;
 pub mod knobs;
 pub mod mask;
 pub mod online;
+pub mod phases;
 #[cfg(test)]
 mod picture;
+pub mod pressure;
 pub mod root;
 pub mod state;
 pub mod tasks;
