@@ -5,14 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod blockers;
 pub mod cpus;
 pub mod deadline;
 pub mod drain;
 pub mod expedite;
+pub mod guard;
 pub mod knobs;
 pub mod mask;
 pub mod online;
+pub mod operation;
 pub mod phases;
 #[cfg(test)]
 mod picture;
