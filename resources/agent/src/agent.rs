@@ -85,9 +85,19 @@ impl Agent {
         Ok(agent)
     }
 
-    /// What is to be said, in order.
+    /// What is to be said, in order. As long as the host has not answered hello, that is little.
     pub fn take_said(&mut self) -> Vec<FromGuest> {
-        std::mem::take(&mut self.said)
+        let mut said = std::mem::take(&mut self.said);
+        if self.welcome.is_none() {
+            let first = |message: &FromGuest| {
+                matches!(
+                    message,
+                    FromGuest::Hello(_) | FromGuest::Pong(_) | FromGuest::Problem(_)
+                )
+            };
+            said.retain(first);
+        }
+        said
     }
 
     /// The host can be heard: says hello.

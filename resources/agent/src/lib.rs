@@ -7,12 +7,14 @@
 
 pub mod agent;
 pub mod blockers;
+pub mod cli;
 pub mod cpus;
 pub mod deadline;
 pub mod drain;
 pub mod expedite;
 pub mod guard;
 pub mod knobs;
+pub mod link;
 pub mod mask;
 pub mod online;
 pub mod operation;
@@ -21,6 +23,7 @@ pub mod phases;
 mod picture;
 pub mod pressure;
 pub mod root;
+pub mod run;
 pub mod state;
 pub mod tasks;
 pub mod trouble;
