@@ -119,7 +119,10 @@ impl Artifacts {
         let failing = self.failing();
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
         if !*built {
-            copy(&cargo_build(&["--features", "failpoints"])?, &failing)?;
+            copy(
+                &cargo_build("hotvisor", &["--features", "failpoints"])?,
+                &failing,
+            )?;
             *built = true;
         }
         Ok(failing)
@@ -145,7 +148,8 @@ impl Artifacts {
             return image::loaded(&unpacked, &self.loaded(kernel));
         }
         if let Image::Connected(_) = image {
-            return image::connected(&unpacked, &self.connected(kernel));
+            let agent = build_agent()?;
+            return image::connected(&unpacked, &agent, &self.connected(kernel));
         }
         image::guest(&unpacked, &self.initramfs(kernel))
     }
@@ -284,27 +288,32 @@ fn build_hotvisor() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("HOTVISOR_BIN") {
         return Ok(path.into());
     }
-    cargo_build(&["--release"])
+    cargo_build("hotvisor", &["--release"])
 }
 
-/// Builds the VMM; returns its executable.
-fn cargo_build(options: &[&str]) -> Result<PathBuf> {
+/// Builds the agent as guests get it; returns its executable.
+fn build_agent() -> Result<PathBuf> {
+    cargo_build("hotvisor-agent", &["--profile", "agent"])
+}
+
+/// Builds a package; returns its executable.
+fn cargo_build(package: &str, options: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let messages = process::text(
         Command::new(cargo)
-            .args(["build", "--package", "hotvisor", "--message-format=json"])
+            .args(["build", "--package", package, "--message-format=json"])
             .args(options)
             .arg("--target-dir")
             .arg(paths::target())
             .current_dir(paths::workspace()),
     )
-    .context("the VMM does not build")?;
+    .with_context(|| format!("{package} does not build"))?;
     for line in messages.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
-        let is_hotvisor = message["target"]["name"] == "hotvisor";
-        if let (true, Some(executable)) = (is_hotvisor, message["executable"].as_str()) {
+        let is_it = message["target"]["name"] == package;
+        if let (true, Some(executable)) = (is_it, message["executable"].as_str()) {
             return Ok(executable.into());
         }
     }
-    bail!("cargo built no executable `hotvisor`");
+    bail!("cargo built no executable `{package}`");
 }

@@ -44,13 +44,14 @@ pub fn guest(kernel: &Unpacked, path: &Path) -> Result<()> {
     write(&small(kernel, &[])?, kernel, path)
 }
 
-/// As [`guest`], with what uses a socket device.
+/// As [`guest`], with what uses a socket device, and the agent.
 ///
 /// # Errors
 /// As [`guest`].
-pub fn connected(kernel: &Unpacked, path: &Path) -> Result<()> {
+pub fn connected(kernel: &Unpacked, agent: &Path, path: &Path) -> Result<()> {
     let mut archive = small(kernel, SOCKET_MODULES)?;
     archive.bytes("bin/vsock", 0o755, VSOCK);
+    archive.host_file("bin/hotvisor-agent", 0o755, agent);
     write(&archive, kernel, path)
 }
 

@@ -1,6 +1,7 @@
 //! End-to-end tests: an unmodified Debian kernel as the guest, driven from outside through its
 //! serial port and from the host's side through the VMM's process.
 
+mod agent;
 mod boot;
 mod cli;
 mod cloud_hypervisor;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         packages: &[],
         files: || Ok(Vec::new()),
         tests: [
+            agent::tests(),
             boot::tests(),
             cli::tests(),
             cloud_hypervisor::tests(),
