@@ -15,6 +15,7 @@ mod faults;
 mod guest;
 mod hostile;
 mod hotplug;
+mod inside;
 mod isolation;
 mod lifecycle;
 mod load;
@@ -30,6 +31,9 @@ use hotvisor_tests::harness::{self, Requirement, Suite};
 use hotvisor_tests::host;
 
 fn main() -> ExitCode {
+    if let Some(code) = inside::run_if_vmm() {
+        return code;
+    }
     harness::main(Suite {
         requirement: Requirement::Protected32,
         packages: host::BAREMETAL,
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
             faults::tests(),
             hostile::tests(),
             hotplug::tests(),
+            inside::tests(),
             isolation::tests(),
             load::tests(),
             metrics::tests(),

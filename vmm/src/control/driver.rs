@@ -148,7 +148,7 @@ impl Driver {
                     driver.hotplug.publish(machine(&mut driver.vm));
                     driver.wishes.answer();
                     if let Some(end) = driver.end.take() {
-                        driver.vm.iter_mut().for_each(Vm::finish_console);
+                        driver.leave();
                         return Ok(end);
                     }
                     let limit = driver.until_tick();
@@ -357,6 +357,16 @@ impl Driver {
             .into_iter()
             .for_each(|m| m.press_power_button());
         self.wishes.done(Ok(()));
+    }
+
+    /// Has everything come to its end that does not go with the process by itself.
+    fn leave(&mut self) {
+        let inside = self.hotplug.inside();
+        if !inside.is_empty() {
+            warn!("its vCPUs stay until the process is gone, for who is inside: {inside}");
+            self.vm.iter_mut().for_each(Vm::leave_machine);
+        }
+        self.vm.iter_mut().for_each(Vm::finish_console);
     }
 
     fn finish(&mut self, end: End) {

@@ -51,7 +51,7 @@ pub(super) enum Phase {
     Stopping {
         /// What comes when they have, and nobody is inside any more.
         then: Then,
-        /// Those that have not yet.
+        /// Those that have not yet, and who is inside.
         left: Left,
         /// They have until then.
         by: Instant,
@@ -65,7 +65,7 @@ pub(super) enum Phase {
 /// What a machine that is being stopped still has, by vCPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Left {
-    /// Threads.
+    /// Threads, also those that stay as long as there are users inside.
     threads: BTreeSet<u32>,
     /// Users inside, or it has not been said that there are none.
     users: BTreeSet<u32>,
@@ -269,7 +269,7 @@ impl Phase {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self {
             // Nobody is to be kicked.
-            Self::Stopping { left, by, .. } if left.threads.is_empty() => Some(*by),
+            Self::Stopping { left, by, .. } if left.late().is_empty() => Some(*by),
             Self::Running(Course::Holding { by, again, .. }) | Self::Stopping { by, again, .. } => {
                 Some(*again.min(by))
             }

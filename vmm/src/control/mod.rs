@@ -80,7 +80,8 @@ impl Control {
     }
 
     /// Runs machines until the process is to end, on the calling thread: the one that is prepared, or those that
-    /// clients ask for.
+    /// clients ask for. The last one is gone then; but where somebody has been inside of a vCPU for too long, it stays until the
+    /// process is gone.
     #[must_use]
     pub fn run(self, rules: Rules, prepared: Option<Prepared>, signals: Signals) -> End {
         if let Err(error) = confine(Role::Vmm) {

@@ -159,6 +159,12 @@ impl Vm {
         self.console.finish(&self.output, LAST_WORDS);
     }
 
+    /// Never lets go of the machine: somebody is inside of a vCPU of its, who may use it for as long as that is so. The
+    /// process's end takes both at once.
+    pub(super) fn leave_machine(&mut self) {
+        std::mem::forget(self.machine.take());
+    }
+
     /// Lets go of a machine whose threads have ended, and of what its serial port led to.
     pub(super) fn stop(&mut self, ops: &mut EventOps) {
         self.machine = None;

@@ -7,9 +7,14 @@ impl Left {
         self.threads.is_empty() && self.users.is_empty()
     }
 
+    /// The threads that were told to end. With users inside of its vCPU, one is parked and stays, until they have left.
+    pub(super) fn late(&self) -> BTreeSet<u32> {
+        &self.threads - &self.users
+    }
+
     /// What keeps it from its end. With users inside, these are named.
     fn complaint(&self, inside: &str) -> String {
-        let threads = self.threads.iter().map(|id| format!("vcpu-{id}"));
+        let threads = self.late().into_iter().map(|id| format!("vcpu-{id}"));
         let threads: Vec<String> = threads.collect();
         let limit = STOP_TIMEOUT.as_secs();
         let ended = (!threads.is_empty())
@@ -59,7 +64,7 @@ pub(super) fn stopping(
         }
         Event::Tick if now >= by => finish(late(then, &left, policy)),
         Event::Tick if now >= again => {
-            let late = Action::KickAgain(left.threads.clone());
+            let late = Action::KickAgain(left.late());
             stay(then, left, now + REKICK, late)
         }
         // A thread that held ends all the same.
@@ -89,8 +94,8 @@ pub(super) fn stopping(
 /// What follows when the time is over.
 fn late(then: Then, left: &Left, policy: &Policy) -> Then {
     match then {
-        // Who is still inside goes with the process.
-        Then::End(end) if left.threads.is_empty() => Then::End(end),
+        // Who is still inside goes with the process, and so does what they use.
+        Then::End(end) if left.late().is_empty() => Then::End(end),
         _ => {
             let found = left.complaint(&policy.inside);
             let error = Error::host("stopping the machine", found, "see the host's kernel log");

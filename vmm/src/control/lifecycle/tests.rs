@@ -65,12 +65,20 @@ impl Play {
         action
     }
 
-    /// Ends `n` vCPUs as ordered and returns the last action.
+    /// Ends the threads of `n` vCPUs as ordered, and returns the last action. Those of vCPUs that somebody is inside of were
+    /// not told to.
     fn vcpus_end(&mut self, n: u32) -> Action {
-        (0..n)
-            .map(|id| self.event(Event::VcpuEnded(id, None)))
+        let told = &(0..n).collect() - &self.inside;
+        let ends = told.into_iter();
+        ends.map(|id| self.event(Event::VcpuEnded(id, None)))
             .last()
-            .unwrap()
+            .unwrap_or(Action::Nothing)
+    }
+
+    /// The last user leaves a vCPU, whose thread may be told to end then.
+    fn leave(&mut self, id: u32) -> Action {
+        assert!(self.inside.remove(&id));
+        self.event(Event::Left(id))
     }
 
     /// Pauses it; of `vcpus` vCPUs, these hold.
@@ -239,15 +247,18 @@ fn a_machine_is_there_until_its_last_user_has_left() {
         (Event::Asked(Wish::Shutdown), false),
         (Event::Asked(Wish::Delete), false),
     ] {
-        let mut play = Play::new(policy(2, OnReset::Restart));
+        let mut play = Play::new(policy(3, OnReset::Restart));
         play.inside = [0, 1].into();
         assert!(matches!(play.event(event), Action::StopVcpus));
-        assert!(matches!(play.event(Event::Left(1)), Action::Nothing));
-        assert!(matches!(play.vcpus_end(2), Action::Nothing));
-        match play.event(Event::Left(0)) {
-            Action::Restart(Start::Free) => assert!(restarts),
-            Action::Stopped(_) => assert!(!restarts),
-            action => panic!("{action:?}"),
+        assert!(matches!(play.vcpus_end(3), Action::Nothing));
+        for last in [1, 0] {
+            assert!(matches!(play.leave(last), Action::Nothing));
+            match play.event(Event::VcpuEnded(last, None)) {
+                Action::Nothing => assert_eq!(last, 1),
+                Action::Restart(Start::Free) => assert!(restarts && last == 0),
+                Action::Stopped(_) => assert!(!restarts && last == 0),
+                action => panic!("{action:?}"),
+            }
         }
     }
 }
@@ -265,17 +276,17 @@ fn an_end_is_as_it_was_asked_for_whoever_is_inside() {
             let _ = play.event(Event::Terminate("SIGTERM"));
         }
         if leaves {
-            return play.event(Event::Left(1));
+            assert!(matches!(play.leave(1), Action::Nothing));
+            return play.vcpus_end(2);
         }
         play.pass_deadline();
         play.event(Event::Tick)
     };
     for leaves in [false, true] {
-        assert!(matches!(
-            ends(leaves, false),
-            Action::Finish(End::PoweredOff)
-        ));
-        assert!(matches!(ends(leaves, true), Action::Finish(End::Reset)));
+        let end = ends(leaves, false);
+        assert!(matches!(end, Action::Finish(End::PoweredOff)), "{end:?}");
+        let end = ends(leaves, true);
+        assert!(matches!(end, Action::Finish(End::Reset)), "{end:?}");
     }
 }
 
@@ -285,7 +296,7 @@ fn a_user_that_does_not_leave_is_named() {
     play.inside = [1].into();
     let _ = play.event(Event::Reset);
     assert!(matches!(play.vcpus_end(2), Action::Nothing));
-    // Nobody is to be kicked before that.
+    // Nobody is to be kicked before that: the thread that is left does what it was told.
     play.pass_deadline();
     let Action::Finish(end) = play.event(Event::Tick) else {
         panic!("not over")
@@ -296,4 +307,36 @@ fn a_user_that_does_not_leave_is_named() {
         "{said}"
     );
     assert!(!said.contains("did not end"), "{said}");
+}
+
+/// Who is inside excuses the thread of that vCPU, and no other one.
+#[test]
+fn only_a_thread_that_was_told_to_end_is_kicked_and_blamed() {
+    for ends in [true, false] {
+        let mut play = Play::new(policy(3, OnReset::Restart));
+        play.inside = [1].into();
+        let _ = play.event(Event::Off);
+        let _ = play.event(Event::VcpuEnded(0, None));
+        play.pass_deadline();
+        let Action::KickAgain(late) = play.event(Event::Tick) else {
+            panic!("nobody is kicked")
+        };
+        assert_eq!(late, [2].into());
+        if ends {
+            let _ = play.event(Event::VcpuEnded(2, None));
+            play.pass_deadline();
+        } else {
+            play.now += STOP_TIMEOUT;
+        }
+        let Action::Finish(end) = play.event(Event::Tick) else {
+            panic!("not over")
+        };
+        let said = end.to_string();
+        assert_eq!(end.code(), u8::from(!ends), "{said}");
+        assert!(
+            ends || said.contains("vcpu-2 did not end within 10 s; inside"),
+            "{said}"
+        );
+        assert!(!said.contains("vcpu-1 did not"), "{said}");
+    }
 }

@@ -190,7 +190,9 @@ impl World {
 
     fn obey(&mut self, id: u32) {
         let stopping = matches!(self.phase(), Phase::Stopping { .. });
-        if stopping && self.threads.remove(&id) {
+        // With somebody inside it is told to leave the guest, and not to end.
+        let ends = stopping && !self.play.inside.contains(&id);
+        if ends && self.threads.remove(&id) {
             self.happens(Event::VcpuEnded(id, None));
         } else if self.threads.contains(&id) {
             self.happens(Event::Holds(id));
