@@ -192,8 +192,9 @@ impl Driver {
     fn step(&mut self, event: lifecycle::Event, ops: &mut EventOps) {
         let policy = Policy {
             vcpus: machine(&mut self.vm).map_or_else(BTreeSet::new, |m| m.with_threads().collect()),
-            inside: match self.phase {
-                Phase::Stopping { .. } => self.hotplug.inside(),
+            // Nobody is named before the time is over, and every vCPU has a lock to look behind.
+            inside: match (&self.phase, &event) {
+                (Phase::Stopping { .. }, lifecycle::Event::Tick) => self.hotplug.inside(),
                 _ => String::new(),
             },
             on_reset: self.rules.on_reset,

@@ -141,7 +141,9 @@ impl Coordinator {
     /// guest's; [`Coordinator::restarted`] or [`Coordinator::stopped`] is next.
     pub fn retire(&mut self) -> BTreeSet<u32> {
         let gates = (0u32..).zip(&self.gates);
-        let inside = gates.filter(|(_, gate)| !gate.retire());
+        // Of a vCPU that is not there everybody is told so already, and nobody is inside.
+        let there = gates.filter(|(_, gate)| !gate.is_offline());
+        let inside = there.filter(|(_, gate)| !gate.retire());
         inside.map(|(id, _)| id).collect()
     }
 

@@ -202,6 +202,12 @@ impl Gate {
         empty
     }
 
+    /// Whether whoever comes now is told that the vCPU is offline.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.0.state() == State::Offline
+    }
+
     /// The vCPU is gone: everybody who waits is told.
     pub fn set_offline(&self) {
         self.set(State::Offline);

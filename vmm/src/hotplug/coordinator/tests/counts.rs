@@ -121,3 +121,13 @@ fn a_plug_that_nobody_brings_online_took_all_of_its_time() {
         "{count} {time:?}"
     );
 }
+
+/// A machine has as many gates as there may be vCPUs, and few of them are open.
+#[test]
+fn a_machine_that_goes_closes_the_gates_of_vcpus_that_are_there() {
+    let mut bench = Bench::new(2);
+    let closed = |bench: &Bench| bench.tally().gate_tally().closing.read().count();
+    assert_eq!((closed(&bench), bench.view().max), (0, 4));
+    assert_eq!(bench.coordinator.retire(), BTreeSet::new());
+    assert_eq!(closed(&bench), 2);
+}
