@@ -171,7 +171,6 @@ impl Vm {
         self.sockets.close();
         self.finish_console();
         self.console.stop(ops);
-        self.console = Console::nowhere();
     }
 
     /// What it is to be.
