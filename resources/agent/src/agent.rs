@@ -122,6 +122,7 @@ impl Agent {
         self.welcome = None;
         self.pressure_at = None;
         self.told_online = None;
+        self.tracer = None;
         let released = self.expedite.release_all(&mut self.store);
         self.check(released);
         self.said.clear();
@@ -134,6 +135,7 @@ impl Agent {
     pub fn end(mut self) -> Result<()> {
         self.tracer = None;
         let problem = guard::restore(&mut self.store);
+        // Its guard finds nothing to do then.
         self.store.state.owner = None;
         self.store.save()?;
         problem.map_or(Ok(()), Err)
@@ -168,6 +170,11 @@ impl Agent {
         self.sampler.sample(&self.root, &self.names);
         self.welcome = Some(welcome);
         self.tell_online();
+        // To make one takes longer than an unplug, so it is not made for each.
+        if self.tracer.is_none() && phases::is_possible(&self.root) {
+            let tracer = Tracer::start(&self.root);
+            self.tracer = self.check(tracer);
+        }
         true
     }
 
@@ -186,9 +193,8 @@ impl Agent {
                 .hold(Holder::Operation(begin.operation), &mut self.store);
             self.check(held);
         }
-        if self.tracer.is_none() && phases::is_possible(&self.root) {
-            let tracer = Tracer::start(&self.root);
-            self.tracer = self.check(tracer);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.begin();
         }
         self.names.refresh(&self.root);
         let mut cpus = BTreeMap::new();
@@ -227,9 +233,6 @@ impl Agent {
             .expedite
             .release(Holder::Operation(end.operation), &mut self.store);
         self.check(released);
-        if self.operations.is_empty() {
-            self.tracer = None;
-        }
         for number in operation.cpus.keys() {
             if cpus::is_online(&self.root, *number) == Some(true) {
                 self.put_back(*number);
@@ -403,10 +406,7 @@ impl Agent {
     /// What can be read when steps of hotplug were traced.
     #[must_use]
     pub fn trace(&self) -> Option<BorrowedFd<'_>> {
-        self.tracer
-            .as_ref()
-            .filter(|tracer| !tracer.is_full())
-            .map(AsFd::as_fd)
+        self.tracer.as_ref().map(AsFd::as_fd)
     }
 
     /// Reads the steps that were traced.
@@ -415,9 +415,10 @@ impl Agent {
             return;
         };
         let steps = tracer.read();
-        if !steps.is_empty() {
-            self.names.refresh(&self.root);
+        if steps.is_empty() || self.operations.is_empty() {
+            return;
         }
+        self.names.refresh(&self.root);
         for step in steps {
             let Some(cpu) = self.names.apic_id(step.cpu) else {
                 continue;

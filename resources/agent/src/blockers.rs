@@ -41,7 +41,7 @@ pub fn find(root: &Root, cpu: u32) -> Found {
     let only = Mask::of([cpu]);
     let is_bound = |mask: &Mask| mask.and(&online) == only;
     let mut found = Found::default();
-    let (promised, others): (Vec<Task>, Vec<Task>) = tasks::all(root)
+    let (promised, others): (Vec<Task>, Vec<Task>) = tasks::unbound(root)
         .filter(|task| task.policy == tasks::DEADLINE || is_bound(&task.allowed))
         .partition(|task| task.policy == tasks::DEADLINE);
     if let Some((bandwidth, unknown)) = deadline::without(root, cpu, &promised) {
@@ -60,9 +60,10 @@ pub fn find(root: &Root, cpu: u32) -> Found {
         let others_too = online.without(cpu).minus(&set).is_empty();
         found.blockers.push(NohzFull { others_too }.into());
     }
-    // The kernel's own per-CPU threads come and go with the CPU.
-    let bound = others.iter().filter(|task| task.is_movable());
-    found.blockers.extend(bound.map(|task| named(task).into()));
+    // The kernel's own per-CPU threads are not among them: they come and go with the CPU.
+    found
+        .blockers
+        .extend(others.iter().map(|task| named(task).into()));
     for (irq, knob) in knobs::irqs(root) {
         if let Some(name) = bound_irq(root, irq, &knob, is_bound) {
             found.blockers.push(BlockedIrq { irq, name }.into());
@@ -96,10 +97,7 @@ fn bound_irq(
     is_bound: impl Fn(&Mask) -> bool,
 ) -> Option<Text<64>> {
     let (text, _) = knob.read(root).filter(|(_, mask)| is_bound(mask))?;
-    // Each handler has a folder of its name; without one, nobody listens.
-    let folder = format!("proc/irq/{irq}");
-    let mut names = root.list(&folder);
-    names.retain(|name| root.path(&format!("{folder}/{name}")).is_dir());
+    let names = knobs::handlers(root, irq);
     if names.is_empty() {
         return None;
     }

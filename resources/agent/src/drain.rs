@@ -2,10 +2,15 @@
 //!
 //! Linux does so itself when a CPU goes: later, while others wait, and without a memory of it. What was moved here is written
 //! down before, and comes back exactly as it was, unless somebody has changed it since.
+//!
+//! Of the CPUs that a thread is given, Linux keeps those that are online. So a thread that may use others as well, as every thread may
+//! at first, could not be given back what it had, and would never run on a CPU that is added later: it is left to Linux, which
+//! moves it and leaves its affinity alone.
 
 use std::collections::BTreeSet;
 
 use hotvisor_protocol::Moved;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::cpus;
@@ -142,12 +147,15 @@ fn drain_files(store: &mut Store, cpu: u32, online: &Mask, moved: &mut Moved) ->
         let written = store
             .root()
             .write(&file.knob.path, &file.knob.form.write(&file.set));
-        if written.is_ok() {
-            *file.knob.about.count(moved) += 1;
-            continue;
+        match written {
+            Ok(()) => {
+                *file.knob.about.count(moved) += 1;
+                continue;
+            }
+            // The kernel manages this interrupt's affinity itself.
+            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {}
+            Err(_) => moved.failed += 1,
         }
-        // Interrupts whose affinity the kernel manages say so here.
-        moved.failed += 1;
         undo_plan(&mut store.state.ledger, text, file);
     }
     store.save()
@@ -172,9 +180,15 @@ fn undo_plan(ledger: &mut Ledger, text: &str, file: &Narrowed) {
 fn drain_tasks(store: &mut Store, cpu: u32, online: &Mask, moved: &mut Moved) -> Result<u32> {
     let root = store.root().clone();
     let mut planned: Vec<(Task, Mask)> = Vec::new();
-    for task in tasks::all(&root).filter(Task::is_movable).take(MOST_TASKS) {
-        if let Some(set) = narrowed(&task.allowed, cpu, online) {
-            planned.push((task, set));
+    moved.left = 0;
+    for task in tasks::unbound(&root)
+        .filter(Task::is_movable)
+        .take(MOST_TASKS)
+    {
+        match narrowed(&task.allowed, cpu, online) {
+            Some(set) if set.minus(online).is_empty() => planned.push((task, set)),
+            Some(_) => moved.left += 1,
+            None => {}
         }
     }
     if planned.is_empty() {
@@ -253,11 +267,11 @@ fn restore_files(store: &mut Store, cpu: u32, back: &mut Back) {
         let Some((_, now)) = file.knob.read(&root) else {
             continue;
         };
-        if now != file.set {
+        let set = file.set.with(cpu);
+        if now != file.set && now != set {
             back.kept += 1;
             continue;
         }
-        let set = file.set.with(cpu);
         let whole = file.knob.form.parse(&file.original) == Some(set);
         let text = if whole {
             file.original.clone()
@@ -281,12 +295,13 @@ fn restore_files(store: &mut Store, cpu: u32, back: &mut Back) {
 
 fn restore_tasks(store: &mut Store, cpu: u32, back: &mut Back) {
     let root = store.root().clone();
+    let online = cpus::set(&root, "online").with(cpu);
     let groups = std::mem::take(&mut store.state.ledger.groups);
     let (mut concerned, mut left): (Vec<Group>, Vec<Group>) = groups
         .into_iter()
         .partition(|group| group.original.minus(&group.set).has(cpu));
     let mut widened: Vec<Group> = concerned.iter().map(Group::emptied).collect();
-    for task in tasks::all(&root) {
+    for task in tasks::unbound(&root) {
         let who = (task.tid, task.start);
         let member = concerned
             .iter()
@@ -300,11 +315,16 @@ fn restore_tasks(store: &mut Store, cpu: u32, back: &mut Back) {
         };
         let group = &mut concerned[at];
         group.tasks.remove(&who);
-        if group.set != task.allowed {
+        let set = group.widened(cpu, &online);
+        if task.allowed == group.original {
+            // Linux gives some of its own threads their CPUs back itself.
+            back.restored += 1;
+            continue;
+        }
+        if ![group.set, set].contains(&task.allowed) {
             back.kept += 1;
             continue;
         }
-        let set = group.set.with(cpu);
         let to_go_on = match root.set_affinity(task.pid, task.tid, &set) {
             Ok(()) => {
                 back.restored += 1;
@@ -320,13 +340,18 @@ fn restore_tasks(store: &mut Store, cpu: u32, back: &mut Back) {
         }
     }
     for mut group in widened.into_iter().filter(|group| !group.tasks.is_empty()) {
-        group.set = group.set.with(cpu);
+        group.set = group.widened(cpu, &online);
         left.push(group);
     }
     store.state.ledger.groups = left;
 }
 
 impl Group {
+    /// What it gets when a CPU is back. What went offline since Linux would leave out, so that is waited for as well.
+    fn widened(&self, cpu: u32, online: &Mask) -> Mask {
+        self.set.with(cpu).and(online)
+    }
+
     fn emptied(&self) -> Self {
         let tasks = BTreeSet::new();
         Self {

@@ -83,9 +83,10 @@ pub fn put_back(root: &Root, owner: Option<Owner>) -> Result<bool> {
 
 /// Puts back all that can be now, and gives the first thing that went wrong.
 pub fn restore(store: &mut Store) -> Option<Trouble> {
-    phases::put_back(store.root());
     let expedited = expedite::put_back(store).err();
     let moved = drain::restore_all(store).err();
+    // Disturbs nobody, and takes the longest.
+    phases::put_back(store.root());
     expedited.or(moved)
 }
 
@@ -100,6 +101,7 @@ mod tests {
         let picture = Picture::of_cpus(4);
         picture.file("sys/kernel/rcu_expedited", "0\n");
         picture.file("proc/irq/9/smp_affinity_list", "0-3\n");
+        picture.file("proc/irq/9/disk/x", "");
         let owner = Owner {
             pid: 42,
             start: 420,

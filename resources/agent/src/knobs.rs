@@ -71,7 +71,10 @@ impl Knob {
 pub fn all(root: &Root) -> Vec<Knob> {
     let mut found = cpusets(root);
     found.reverse();
-    found.extend(irqs(root).into_iter().map(|(_, knob)| knob));
+    let handled = irqs(root)
+        .into_iter()
+        .filter(|(irq, _)| !handlers(root, *irq).is_empty());
+    found.extend(handled.map(|(_, knob)| knob));
     let default = "proc/irq/default_smp_affinity".to_owned();
     found.push(Knob::new(default, About::Irq, Form::Hex));
     found.extend(workqueues(root));
@@ -88,6 +91,15 @@ pub fn irqs(root: &Root) -> Vec<(u32, Knob)> {
         (irq, Knob::new(path, About::Irq, Form::List))
     };
     root.numbers("proc/irq").into_iter().map(knob).collect()
+}
+
+/// Who handles an interrupt: each has a folder of its name. Without one, nobody listens.
+#[must_use]
+pub fn handlers(root: &Root, irq: u32) -> Vec<String> {
+    let folder = format!("proc/irq/{irq}");
+    let mut names = root.list(&folder);
+    names.retain(|name| root.path(&format!("{folder}/{name}")).is_dir());
+    names
 }
 
 fn workqueues(root: &Root) -> Vec<Knob> {
@@ -165,8 +177,11 @@ mod tests {
         picture.file("sys/fs/cgroup/a/cpuset.cpus", "0-3\n");
         picture.file("sys/fs/cgroup/a/b/cpuset.cpus", "0-1\n");
         picture.file("sys/fs/cgroup/a/c/cpuset.cpus", "\n");
-        picture.file("proc/irq/10/smp_affinity_list", "0-1\n");
-        picture.file("proc/irq/9/smp_affinity_list", "0-1\n");
+        for irq in 9..11 {
+            picture.file(&format!("proc/irq/{irq}/smp_affinity_list"), "0-1\n");
+            picture.file(&format!("proc/irq/{irq}/disk/x"), "");
+        }
+        picture.file("proc/irq/11/smp_affinity_list", "0-1\n");
         picture.file("proc/irq/default_smp_affinity", "3\n");
         picture.file("sys/devices/virtual/workqueue/cpumask", "f\n");
         picture.file("sys/devices/virtual/workqueue/writeback/cpumask", "f\n");

@@ -96,7 +96,7 @@ pub fn at_start(root: &Root, before: Option<Mask>) -> Mask {
     let shall_run = |cpu: &u32| {
         let is_new = before.is_some_and(|before| !before.has(*cpu));
         let at_boot = root.has(&format!("{CPUS}/cpu{cpu}/hotplug"));
-        is_new || (!have_run.contains(cpu) && !(at_boot && kept_so))
+        is_new || !(have_run.contains(cpu) || at_boot && kept_so)
     };
     Mask::of(offline.iter().filter(shall_run))
 }

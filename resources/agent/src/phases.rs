@@ -18,7 +18,7 @@ const INSTANCE: &str = "sys/kernel/tracing/instances/hotvisor";
 /// Most bytes of a line; a longer one is dropped.
 const LONGEST: usize = 1024;
 
-/// Most steps that are told of one run of the tracer.
+/// Most steps that are told from the begin of one operation to that of the next.
 pub const MOST: usize = 4096;
 
 /// A step that begins or ends.
@@ -171,7 +171,7 @@ impl Tracer {
         let open = || {
             fs::create_dir(root.path(INSTANCE))?;
             set("trace_clock", "mono")?;
-            set("buffer_size_kb", "64")?;
+            set("buffer_size_kb", "16")?;
             // Kernels that have this wait until half of the buffer is full otherwise.
             let _ = set("buffer_percent", "0");
             set("events/cpuhp/enable", "1")?;
@@ -189,6 +189,11 @@ impl Tracer {
         Ok(Self { root, pipe, lines })
     }
 
+    /// An operation begins: as many steps as ever may be told of it.
+    pub fn begin(&mut self) {
+        self.lines.told = 0;
+    }
+
     /// The steps since this was last asked for.
     pub fn read(&mut self) -> Vec<Step> {
         let (mut steps, mut buffer) = (Vec::new(), [0; 4096]);
@@ -202,12 +207,6 @@ impl Tracer {
             }
         }
         steps
-    }
-
-    /// Whether no more will be told.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.lines.told >= MOST
     }
 }
 

@@ -32,15 +32,17 @@ pub struct Task {
 }
 
 impl Task {
-    fn read(root: &Root, pid: u32, tid: u32) -> Option<Self> {
+    /// Reads one of those that are wanted by their flags; what else there is of the others is not even looked at.
+    fn read(root: &Root, pid: u32, tid: u32, is_wanted: fn(u64) -> bool) -> Option<Self> {
         let folder = format!("proc/{pid}/task/{tid}");
         let stat = root.read(&format!("{folder}/stat")).ok()?;
-        let status = root.read(&format!("{folder}/status")).ok()?;
         let (before, after) = stat.rsplit_once(')')?;
         let (_, comm) = before.split_once('(')?;
         // The first one after the name is the third of all.
         let fields: Vec<&str> = after.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let flags = field(9).filter(|flags| is_wanted(*flags))?;
+        let status = root.read(&format!("{folder}/status")).ok()?;
         let list = status
             .lines()
             .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
@@ -54,7 +56,7 @@ impl Task {
             // sched_getaffinity(2) would leave out CPUs that are offline, and putting back what it says would keep the task
             // from them for good.
             allowed: Form::List.parse(list)?,
-            flags: field(9)?,
+            flags,
         })
     }
 
@@ -89,17 +91,25 @@ impl Task {
 
 /// Every thread that is there now; those that end meanwhile may be missing, and those that start may be, too.
 pub fn all(root: &Root) -> impl Iterator<Item = Task> + '_ {
+    each(root, |_| true)
+}
+
+/// The same, without those that belong to their CPUs: most of the threads of an idle guest.
+pub fn unbound(root: &Root) -> impl Iterator<Item = Task> + '_ {
+    each(root, |flags| flags & BOUND == 0)
+}
+
+fn each(root: &Root, is_wanted: fn(u64) -> bool) -> impl Iterator<Item = Task> + '_ {
     root.numbers("proc").into_iter().flat_map(move |pid| {
-        let tids = root.numbers(&format!("proc/{pid}/task"));
-        tids.into_iter()
-            .filter_map(move |tid| Task::read(root, pid, tid))
+        let tids = root.numbers(&format!("proc/{pid}/task")).into_iter();
+        tids.filter_map(move |tid| Task::read(root, pid, tid, is_wanted))
     })
 }
 
 /// When a process was started, in ticks since boot, if it is there.
 #[must_use]
 pub fn start_of(root: &Root, pid: u32) -> Option<u64> {
-    Task::read(root, pid, pid).map(|task| task.start)
+    Task::read(root, pid, pid, |_| true).map(|task| task.start)
 }
 
 /// Now, in ticks since boot, as start times of tasks are.

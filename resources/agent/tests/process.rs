@@ -48,6 +48,7 @@ impl Bed {
         let root = folder.path();
         write(root, EXPEDITED, "0\n");
         write(root, IRQ, "0-3\n");
+        write(root, "proc/irq/9/disk/x", "");
         write(root, "sys/devices/system/cpu/present", "0-3\n");
         write(root, "sys/devices/system/cpu/online", "0-3\n");
         for cpu in 1..4 {

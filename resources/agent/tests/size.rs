@@ -34,11 +34,13 @@ fn build() -> PathBuf {
         .unwrap();
     assert!(output.status.success(), "cargo build");
     let messages = String::from_utf8(output.stdout).unwrap();
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    executables.last().expect("cargo says what it has built")
+    executables
+        .next_back()
+        .expect("cargo says what it has built")
 }
 
 /// Whether an executable asks for a loader, and so for libraries (`PT_INTERP`, elf(5)).

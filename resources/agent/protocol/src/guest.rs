@@ -41,6 +41,8 @@ pub struct Moved {
     pub cpusets: u32,
     /// What could be moved and would not.
     pub failed: u32,
+    /// Threads that are left to Linux, because they may also use CPUs that are offline now.
+    pub left: u32,
 }
 
 /// What can run elsewhere does.

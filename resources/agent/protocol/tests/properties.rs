@@ -59,13 +59,16 @@ fn event() -> impl Strategy<Value = Event> {
 fn about_operations() -> impl Strategy<Value = FromGuest> {
     let id = any::<u64>;
     let moved =
-        any::<[u32; 6]>().prop_map(|[tasks, irqs, workqueues, queues, cpusets, failed]| Moved {
-            tasks,
-            irqs,
-            workqueues,
-            queues,
-            cpusets,
-            failed,
+        any::<[u32; 7]>().prop_map(|[tasks, irqs, workqueues, queues, cpusets, failed, left]| {
+            Moved {
+                tasks,
+                irqs,
+                workqueues,
+                queues,
+                cpusets,
+                failed,
+                left,
+            }
         });
     let drained = (id(), cpu(), moved, blockers());
     let refused = (id(), cpu(), blockers());

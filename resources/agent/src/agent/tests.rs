@@ -10,6 +10,7 @@ fn guest() -> Picture {
     let picture = Picture::of_cpus(4);
     picture.file(EXPEDITED, "0\n");
     picture.file(IRQ, "0-3\n");
+    picture.file("proc/irq/9/disk/x", "");
     picture.task(5, 5, "wide", 0, 0, 0, "0-3");
     picture
 }
