@@ -7,7 +7,9 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`environment`] | numbers that a run of the tests may be told |
 //! | [`host`] | Debian packages that the host must have |
+//! | [`installed`] | programs of others, installed once |
 //! | [`paths`] | where the bed keeps what it makes |
 //! | [`kernels`] | Debian's kernels, fetched once, and their modules |
 //! | [`image`] | initial RAM file systems |
@@ -20,9 +22,11 @@
 //! | [`harness`] | runs a table of tests wherever they can run |
 
 pub mod artifacts;
+pub mod environment;
 pub mod harness;
 pub mod host;
 pub mod image;
+pub mod installed;
 pub mod kernels;
 pub mod lines;
 pub mod nested;

@@ -4,7 +4,7 @@
 //! It comes from PyPI into a virtual environment of its own, once, as those files whose hashes stand in
 //! `tests/schemathesis/requirements.txt`. It speaks TCP, and the API does not: see [`Forwarder`].
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::{host, paths, process};
+use crate::{host, installed, paths, process};
 
 /// What a virtual environment is made with.
 const PACKAGES: &[&str] = &["python3", "python3-venv"];
 /// Debian's Python, whatever else is on the path.
 const PYTHON: &str = "/usr/bin/python3";
+/// The virtual environment, in the bed's folder.
+const VENV: &str = "venv";
 
 /// The folder of what is ours about it.
 fn folder() -> PathBuf {
@@ -33,42 +35,20 @@ fn folder() -> PathBuf {
 /// A Debian package is missing, or PyPI cannot be reached.
 fn install() -> Result<PathBuf> {
     host::ensure(PACKAGES)?;
-    let wanted = fs::read_to_string(folder().join("requirements.txt"))?;
-    let bed = paths::bed("schemathesis")?;
-    let (dir, stamp) = (bed.join("venv"), bed.join("installed"));
-    let lock = File::create(bed.join("lock"))?;
-    lock.lock()
-        .context("cannot lock the folder of schemathesis")?;
-    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
-        eprintln!("bed: installing schemathesis from PyPI");
-        process::output(
-            Command::new(PYTHON)
-                .args(["-m", "venv", "--clear"])
-                .arg(&dir),
-        )?;
-        let install = [
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--require-hashes",
+    let requirements = folder().join("requirements.txt");
+    let wanted = fs::read_to_string(&requirements)?;
+    let installed = installed::folder("schemathesis", "PyPI", &wanted, |bed| {
+        let venv = bed.join(VENV);
+        let mut make = Command::new(PYTHON);
+        process::output(make.args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let mut fill = Command::new(venv.join("bin/python"));
+        fill.args(["-m", "pip", "install", "--quiet"])
+            .args(["--disable-pip-version-check", "--require-hashes"])
             // To build one would run what has no hash.
-            "--only-binary=:all:",
-        ];
-        process::output(
-            Command::new(dir.join("bin/python"))
-                .args(install)
-                .arg("--requirement")
-                .arg(folder().join("requirements.txt")),
-        )
-        .context(
-            "cannot install schemathesis; it comes from PyPI, once, and needs the network for that",
-        )?;
-        // Written last: what it names is whole.
-        fs::write(&stamp, wanted)?;
-    }
-    Ok(dir.join("bin/schemathesis"))
+            .args(["--only-binary=:all:", "--requirement"]);
+        process::output(fill.arg(&requirements)).map(drop)
+    })?;
+    Ok(installed.join(VENV).join("bin/schemathesis"))
 }
 
 /// Checks the API at `socket` against the document that it serves, with all checks, on `examples` requests for each

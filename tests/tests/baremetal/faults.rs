@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use hotvisor_tests::environment;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::vm::api::VCPUS;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -241,10 +242,7 @@ fn any_bytes(context: &Context) -> Result<()> {
     let guest = Machine::new(context, 1, 2)?.boot()?;
     let before = guest.vm().footprint()?;
     let mut random = fastrand::Rng::with_seed(2012);
-    let requests = match std::env::var(VARIABLE) {
-        Ok(said) => said.parse().with_context(|| format!("{VARIABLE}={said}"))?,
-        Err(_) => REQUESTS,
-    };
+    let requests = environment::number(VARIABLE)?.unwrap_or(REQUESTS);
     let (mut answered, mut accepted) = (0, 0);
     for n in 0..requests {
         let bytes = spoil(&mut random);

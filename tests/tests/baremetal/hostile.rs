@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use hotvisor_tests::environment;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::vm::Answer;
 use hotvisor_tests::vm::api::{Api, VCPUS};
@@ -52,12 +53,9 @@ fn accesses(context: &Context) -> Result<()> {
     let guest = machine
         .with(|vm| vm.arg("--log-file").arg(&log.display().to_string()))
         .boot()?;
-    let (accesses, limit) = match std::env::var(VARIABLE) {
-        Ok(said) => {
-            let said = said.parse().with_context(|| format!("{VARIABLE}={said}"))?;
-            (said, P99)
-        }
-        Err(_) => (ACCESSES, P99_BESIDE_OTHERS),
+    let (accesses, limit) = match environment::number(VARIABLE)? {
+        Some(said) => (said, P99),
+        None => (ACCESSES, P99_BESIDE_OTHERS),
     };
     let before = guest.vm().own_memory(MEMORY)?;
     let mut latencies = Vec::new();

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
+use hotvisor_tests::environment;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::vm::{Came, Vm};
 use nix::sys::signal::Signal;
@@ -280,10 +281,7 @@ fn offline(context: &Context) -> Result<()> {
 
 /// As many operations as the environment says, in runs of a length that ends in time.
 fn cycles(context: &Context) -> Result<()> {
-    let wanted: u64 = match std::env::var("HOTVISOR_CYCLES") {
-        Ok(text) => text.parse().context("HOTVISOR_CYCLES is not a number")?,
-        Err(_) => 300,
-    };
+    let wanted: u64 = environment::number("HOTVISOR_CYCLES")?.unwrap_or(300);
     let guest = boot(context)?;
     let (mut done, mut seed) = (0, 1000);
     while done < wanted {

@@ -1,4 +1,5 @@
-//! What others have done, or might do, and the checker finds: the order of 2012, and five more; and that what is wrong is found at all.
+//! What others have done, or might do, and the checker finds: the order of 2012, and five more; and that what is wrong is found
+//! at all.
 
 use hotvisor_vmm::hotplug::client::Want;
 use hotvisor_vmm::hotplug::view::Target;

@@ -3,59 +3,42 @@
 //!
 //! It comes from crates.io, once, in the version that is named here.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use hotvisor_tests::{paths, process};
+use hotvisor_tests::{installed, paths, process};
 
-use crate::test::Count;
+use crate::test::{Count, LIBFUZZER};
 
 const VERSION: &str = "0.20.2";
 /// What `cargo deny` says where there is no way to the database of advisories.
 const UNREACHABLE: &str = "failed to fetch advisory database";
-/// What is apart from the workspace: its manifest, and what is looked at.
-const APART: &str = "tests/fuzz/libfuzzer/Cargo.toml";
 
 /// The executable, installed if it was not yet.
 fn install() -> Result<PathBuf> {
-    let bed = paths::bed("cargo-deny")?;
-    let (program, stamp) = (bed.join("bin/cargo-deny"), bed.join("installed"));
-    let lock = File::create(bed.join("lock"))?;
-    lock.lock()
-        .context("cannot lock the folder of cargo-deny")?;
-    if fs::read_to_string(&stamp).ok().as_deref() != Some(VERSION) {
-        eprintln!("bed: installing cargo-deny {VERSION} from crates.io");
+    let installed = installed::folder("cargo-deny", "crates.io", VERSION, |bed| {
+        let target = bed.join("target");
         let mut command = Command::new("cargo");
         // Built faster without optimisation than it would run faster with it.
-        command.args([
-            "install",
-            "--quiet",
-            "--locked",
-            "--debug",
-            "--version",
-            VERSION,
-        ]);
         command
+            .args(["install", "--quiet", "--locked", "--debug"])
+            .args(["--version", VERSION])
             .arg("--root")
-            .arg(&bed)
+            .arg(bed)
             .arg("--target-dir")
-            .arg(bed.join("target"));
-        command.env("CARGO_PROFILE_DEV_DEBUG", "0");
-        process::output(command.arg("cargo-deny")).context(
-            "cannot install cargo-deny; it comes from crates.io, once, and needs the network for that",
-        )?;
+            .arg(&target)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0");
+        process::output(command.arg("cargo-deny"))?;
         // Of no use any more, and large.
-        match fs::remove_dir_all(bed.join("target")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+        match fs::remove_dir_all(target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
         }
-        // Written last: what it names is whole.
-        fs::write(&stamp, VERSION)?;
-    }
-    Ok(program)
+    })?;
+    Ok(installed.join("bin/cargo-deny"))
 }
 
 /// `cargo deny` for a manifest, with the configuration of the whole project.
@@ -101,9 +84,9 @@ pub(crate) fn check() -> Result<Count> {
     // A version that is allowed twice, and is not there twice, is a mistake as well.
     crates.args(["--deny", "unmatched-skip", "--deny", "unnecessary-skip"]);
     crates.args(["bans", "licenses", "sources"]);
-    let mut apart = deny(&program, APART);
+    let mut apart = deny(&program, LIBFUZZER);
     apart.args(["licenses", "sources"]);
-    let mut advisories = [deny(&program, "Cargo.toml"), deny(&program, APART)];
+    let mut advisories = [deny(&program, "Cargo.toml"), deny(&program, LIBFUZZER)];
     for command in &mut advisories {
         command.arg("advisories");
     }

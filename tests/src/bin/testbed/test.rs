@@ -15,8 +15,8 @@ const CHECKER: &str = "loom";
 /// What calls are built with that tests can have fail.
 const FAILING: &str = "failpoints";
 
-/// What is apart from the workspace, because it needs a nightly compiler to be run.
-const LIBFUZZER: &str = "tests/fuzz/libfuzzer/Cargo.toml";
+/// The manifest of what is apart from the workspace, because it needs a nightly compiler to be run.
+pub(crate) const LIBFUZZER: &str = "tests/fuzz/libfuzzer/Cargo.toml";
 
 /// Tests that need KVM and a bed, and so run last and each on its own.
 const IN_BED: &[&str] = &["baremetal", "e2e"];

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use hotvisor_tests::environment;
 use hotvisor_tests::harness::Context;
 use hotvisor_tests::vm::SOON;
 use hotvisor_tests::vm::failpoints::{NEW, USED};
@@ -22,10 +23,7 @@ const VARIABLE: &str = "HOTVISOR_FAULTS";
 /// Calls fail again and again while everything comes and goes. Each does so as often as it says, so that at the end all is as at
 /// the beginning.
 pub(super) fn under_stress(context: &Context) -> Result<()> {
-    let cycles = match std::env::var(VARIABLE) {
-        Ok(said) => said.parse().with_context(|| format!("{VARIABLE}={said}"))?,
-        Err(_) => CYCLES,
-    };
+    let cycles = environment::number(VARIABLE)?.unwrap_or(CYCLES);
     let guest = served::boot(machine(context, 2, 6)?, 2)?;
     let starts = NEW
         .into_iter()

@@ -6,6 +6,7 @@ mod hostile;
 mod requests;
 
 use anyhow::{Context as _, Result};
+use hotvisor_tests::environment;
 use hotvisor_tests::harness::{Context, Test};
 use serde_json::json;
 
@@ -253,10 +254,7 @@ fn cycles(context: &Context) -> Result<()> {
     const WARM: u32 = 4096 / 13 + 100;
     /// KiB that the heap may vary by, however many cycles there are.
     const SLACK: u64 = 64;
-    let cycles = std::env::var("HOTVISOR_CYCLES")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let cycles: u32 = cycles.unwrap_or(1000);
+    let cycles: u32 = environment::number("HOTVISOR_CYCLES")?.unwrap_or(1000);
     let guest = machine(context, 2, 2)?.boot()?;
     let vm = guest.vm();
     guest.start_cpu(1, 1)?;

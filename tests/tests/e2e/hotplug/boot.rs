@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hotvisor_tests::artifacts::Image;
+use hotvisor_tests::environment;
 use hotvisor_tests::harness::{Context, Test};
 use hotvisor_tests::kernels::Kernel;
 use hotvisor_tests::vm::{BOOT, INIT_MARKER, Vm};
@@ -77,8 +78,7 @@ fn plug_now(vm: &Vm) -> Result<()> {
 /// Plugs in every so many milliseconds of the guest's own clock, as the kernel's messages tell it, from the first
 /// one to the guest's init. `HOTVISOR_BOOT_STEP=50` makes it a fine sieve.
 fn sweep(context: &Context, kernel: Kernel) -> Result<()> {
-    let step = std::env::var("HOTVISOR_BOOT_STEP").ok();
-    let step: usize = step.map_or(Ok(3000), |step| step.parse())?;
+    let step = environment::number("HOTVISOR_BOOT_STEP")?.unwrap_or(3000);
     for moment in (0..).step_by(step) {
         let vm = context
             .vm(kernel)
