@@ -56,7 +56,7 @@ const MEMORY: Keys = Keys {
 const VSOCK: Keys = Keys {
     option: "--vsock",
     known: &["cid", "socket"],
-    unserved: &["id", "iommu", "pci_segment"],
+    unserved: &["id", "iommu", "pci_device_id", "pci_segment"],
 };
 
 /// The one of `known` that is closest to what was written, if any is close at all.

@@ -120,7 +120,8 @@ pub(crate) enum ConsoleMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct VsockConfig {
     /// The guest's context id.
-    #[schema(minimum = 3, maximum = 4294967294_u32)]
+    // Most of them are more than an `int32` holds.
+    #[schema(value_type = i64, minimum = 3, maximum = 4294967294_u32)]
     pub(crate) cid: u32,
     /// The Unix socket to make, by which programs on the host reach those in the guest.
     #[schema(value_type = String)]

@@ -112,6 +112,7 @@ async fn a_machine_is_created_as_it_is_described() {
         "memory: 536870912",
         "serial: Null",
         r#"cmdline: """#,
+        "vsock: None",
     ] {
         assert!(told.contains(word), "{word}: {told}");
     }
@@ -119,7 +120,8 @@ async fn a_machine_is_created_as_it_is_described() {
     let full = r#"{"cpus":{"boot_vcpus":2,"max_vcpus":4,"topology":null,"kvm_hyperv":false,"affinity":[]},
         "memory":{"size":1073741824,"shared":false},"disks":null,"net":[],"iommu":false,"platform":{},
         "payload":{"kernel":"/k","cmdline":"a","initramfs":"/i","firmware":null},
-        "serial":{"mode":"File","file":"/f"},"console":{"mode":"Off"}}"#;
+        "serial":{"mode":"File","file":"/f"},"console":{"mode":"Off"},
+        "vsock":{"cid":3,"socket":"/v","iommu":false,"pci_segment":null,"id":null}}"#;
     assert_eq!(ask(&client, "PUT", &create, full).await.status, 204);
     let told = fake.commands().remove(0);
     for word in [
@@ -127,6 +129,7 @@ async fn a_machine_is_created_as_it_is_described() {
         "memory: 1073741824",
         r#"serial: File("/f")"#,
         r#"initramfs: Some("/i")"#,
+        r#"vsock: Some(Vsock { cid: 3, socket: "/v" })"#,
     ] {
         assert!(told.contains(word), "{word}: {told}");
     }
@@ -161,6 +164,21 @@ async fn what_is_not_served_is_named_and_nothing_is_dropped() {
             "a path that its mode does not use",
         ),
         (with(r#""console":{"mode":"Tty"}"#), "unknown variant `Tty`"),
+        (
+            with(r#""vsock":{"cid":3,"socket":"/v","iommu":true}"#),
+            "`vsock.iommu` is not served",
+        ),
+        (
+            with(r#""vsock":{"cid":3,"socket":"/v","pci_segment":1}"#),
+            "`vsock.pci_segment` is not served",
+        ),
+        (
+            with(r#""vsock":{"cid":3,"socket":"/v","id":"v"}"#),
+            "`vsock.id` is not served",
+        ),
+        (with(r#""vsock":{"cid":3}"#), "missing field `socket`"),
+        (with(r#""vsock":{"socket":"/v"}"#), "missing field `cid`"),
+        (with(r#""vsock":{"cid":-1,"socket":"/v"}"#), "-1"),
         (
             r#"{"payload":{"firmware":"/f"}}"#.into(),
             "`payload.firmware` is not served",
@@ -287,11 +305,20 @@ async fn a_name_that_is_no_text_is_shown_as_far_as_it_can_be() {
         kernel: name.into(),
         initramfs: Some(name.into()),
         serial: Serial::File(name.into()),
+        vsock: Some(Vsock {
+            cid: 3,
+            socket: name.into(),
+        }),
         ..config()
     };
     fake.becomes(MachineState::Running, Some(config));
     let info = get(&client, &at("vm.info")).await.body;
-    for path in ["payload/kernel", "payload/initramfs", "serial/file"] {
+    for path in [
+        "payload/kernel",
+        "payload/initramfs",
+        "serial/file",
+        "vsock/socket",
+    ] {
         let shown = info.pointer(&format!("/config/{path}"));
         assert_eq!(shown, Some(&json!("/k\u{fffd}")), "{path}");
     }
