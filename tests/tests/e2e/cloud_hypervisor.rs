@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use cloud_hypervisor_client::apis::{DefaultApi, Error};
 use cloud_hypervisor_client::models::{
     ConsoleConfig, ConsoleMode, CpusConfig, DiskConfig, MemoryConfig, PayloadConfig, SerialConfig,
-    VmConfig, VmInfo, VmResize, VmState,
+    VmConfig, VmInfo, VmResize, VmState, VsockConfig,
 };
 use cloud_hypervisor_client::{SocketBasedApiClient, socket_based_api_client};
 use hotvisor_tests::artifacts::Image;
@@ -110,15 +110,22 @@ fn client(context: &Context, kernel: Kernel) -> Result<()> {
     ensure!(ping.pid == Some(vm.pid().into()), "{ping:?}");
     ensure!(client.refusal(api.boot_vm())?.0 == 404, "booted nothing");
 
-    let wanted = config(context, kernel);
+    let socket = vm.api_socket().with_file_name("vsock");
+    let vsock = VsockConfig::new(3, socket.display().to_string());
+    let wanted = VmConfig {
+        vsock: Some(vsock.clone()),
+        ..config(context, kernel)
+    };
     let disk = VmConfig {
         disks: Some(vec![DiskConfig::default()]),
         ..wanted.clone()
     };
     let (status, said) = client.refusal(api.create_vm(disk))?;
     ensure!(status == 400 && said.contains("`disks`"), "{status} {said}");
+    refuses_sockets(&client, &wanted, &vsock)?;
     client.get("vm.create", api.create_vm(wanted))?;
     let info = client.info()?;
+    ensure!(info.config.vsock.as_ref() == Some(&vsock), "{info:?}");
     ensure!(info.state == VmState::Created, "{info:?}");
     ensure!(client.refusal(api.pause_vm())?.0 == 405, "paused nothing");
     client.get("vm.boot", api.boot_vm())?;
@@ -128,6 +135,27 @@ fn client(context: &Context, kernel: Kernel) -> Result<()> {
     pause(&vm, &client)?;
     ends(&vm, &client)?;
     vm.wait_success(SOON)
+}
+
+/// Socket devices that cannot be, or not here.
+fn refuses_sockets(client: &Client, wanted: &VmConfig, good: &VsockConfig) -> Result<()> {
+    let reserved = VsockConfig {
+        cid: 2,
+        ..good.clone()
+    };
+    let named = VsockConfig {
+        id: Some("vsock0".into()),
+        ..good.clone()
+    };
+    for (vsock, words) in [(reserved, "3 to 4294967294"), (named, "`vsock.id`")] {
+        let wanted = VmConfig {
+            vsock: Some(vsock),
+            ..wanted.clone()
+        };
+        let (status, said) = client.refusal(client.api.create_vm(wanted))?;
+        ensure!(status == 400 && said.contains(words), "{status} {said}");
+    }
+    Ok(())
 }
 
 /// Down and up, and twice so quickly that the guest has not seen the first one.
