@@ -152,3 +152,35 @@ fn iasl_disassembles_and_recompiles_them_without_error_or_warning() {
         }
     }
 }
+
+/// The DSDT in the words of ACPICA's disassembler.
+fn disassembled(machine: &Machine) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("dsdt.dat"), Tables::build(machine).dsdt).unwrap();
+    iasl(dir.path(), &["-d", "dsdt.dat"]);
+    std::fs::read_to_string(dir.path().join("dsdt.dsl")).unwrap()
+}
+
+#[test]
+fn the_dsdt_tells_of_a_socket_device_where_there_is_one() {
+    let with = disassembled(&machine(1, 2));
+    let (_, device) = with.split_once("Device (VIO0)").unwrap();
+    // Its only interrupt is the first after its name, and the disassembler spreads it over lines.
+    let (device, _) = device.split_once("})").unwrap();
+    let words: Vec<_> = device.split_whitespace().collect();
+    let device = words.join(" ");
+    for said in [
+        r#"Name (_HID, "LNRO0005")"#,
+        "Name (_UID, Zero)",
+        "Name (_CCA, One)",
+        "Memory32Fixed (ReadWrite, 0xFEB02000, // Address Base 0x00001000, // Address Length )",
+        "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, ) { 0x00000011, }",
+    ] {
+        assert!(device.contains(said), "{said}: {device}");
+    }
+    let without = Machine {
+        vsock: false,
+        ..machine(1, 2)
+    };
+    assert!(!disassembled(&without).contains("LNRO0005"));
+}

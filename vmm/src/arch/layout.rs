@@ -8,6 +8,7 @@
 //! | 3 GiB | 4 GiB | devices |
 //! | 4 GiB | | the rest of RAM |
 
+use hotvisor_devices::ioapic;
 use vm_memory::GuestAddress;
 
 /// Bytes of a page.
@@ -70,6 +71,10 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 pub const VIRTIO: u64 = 0xfeb0_2000;
 /// The socket device's place among them.
 pub const VSOCK: u8 = 0;
+
+/// How many there are at most: the I/O APIC has a pin for each.
+#[expect(clippy::cast_possible_truncation, reason = "an I/O APIC has 24 pins")]
+pub const VIRTIO_PLACES: u8 = ioapic::PINS as u8 - GSI_VIRTIO;
 
 /// Where the registers of the virtio device at this place are.
 #[must_use]
@@ -134,6 +139,34 @@ pub fn memory_map(memory: u64, tables: u64) -> Vec<(u64, u64, Kind)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hotvisor_devices::{cpu_hotplug, ged};
+
+    #[test]
+    fn no_device_lies_upon_another_or_in_memory() {
+        let mut taken = vec![
+            (GED, ged::LEN),
+            (CPU_HOTPLUG, cpu_hotplug::LEN),
+            (ioapic::BASE, ioapic::LEN),
+            (u64::from(LOCAL_APIC), PAGE),
+            (KVM_IDENTITY_MAP, PAGE),
+            (KVM_TSS as u64, 3 * PAGE),
+        ];
+        taken.extend((0..VIRTIO_PLACES).map(|place| (virtio_window(place), PAGE)));
+        let map = memory_map(MAX_MEMORY, LOW_RAM_END - 0x1_0000);
+        taken.extend(map.into_iter().map(|(at, len, _)| (at, len)));
+        taken.sort_unstable();
+        for pair in taken.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+        }
+    }
+
+    #[test]
+    fn each_virtio_device_has_a_pin_of_its_own() {
+        let pins: Vec<_> = (0..VIRTIO_PLACES).map(virtio_gsi).collect();
+        assert!(pins.contains(&virtio_gsi(VSOCK)));
+        assert!(pins.iter().all(|pin| usize::from(*pin) < ioapic::PINS));
+        assert!(!pins.contains(&GSI_GED) && !pins.contains(&GSI_SERIAL));
+    }
 
     #[test]
     fn the_map_covers_all_memory_once() {
