@@ -45,7 +45,8 @@ impl AgentNotifier {
             operation: self.last,
             kind,
             cpus: List::new([id]),
-            drain: kind == Kind::Unplug,
+            // Linux moves work away itself, and faster than anybody can from outside of its kernel.
+            drain: false,
             pinned: Pinned::Break,
             expedite: true,
             deadline_ms: LONGEST_MS,

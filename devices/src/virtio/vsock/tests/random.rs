@@ -3,6 +3,7 @@
 use super::driver::{Driver, Far};
 use super::*;
 use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress};
 
 #[derive(Clone, Debug)]
 enum Act {
