@@ -25,11 +25,10 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// `ECONNRESET`.
 const RESET: i32 = 104;
 
+/// Of one kernel: the driver hardly differs from one to the next, and each boot takes its time.
 pub(crate) fn tests() -> Vec<Test> {
-    Kernel::ALL
-        .iter()
-        .map(|&kernel| Test::with_image("vsock::both_ways", Image::Connected(kernel), both_ways))
-        .collect()
+    let image = Image::Connected(Kernel::V6_12Cloud);
+    vec![Test::with_image("vsock::both_ways", image, both_ways)]
 }
 
 /// A client of the guest's, as Firecracker's are: `None` where the guest does not accept it.
