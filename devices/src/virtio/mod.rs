@@ -1,6 +1,6 @@
 //! Virtio devices: what all of them have in common.
 //!
-//! *Virtual I/O Device (VIRTIO) 1.2*; sections below are its. A device has two sides, which meet in a [`Link`]:
+//! *Virtual I/O Device (VIRTIO) 1.2*; sections below are its. A device has two sides, which meet in a [`Link`](link::Link):
 //!
 //! ```text
 //!  vCPU threads ──► mmio::Transport ── Link ── the device's worker ──► the host's side of it
