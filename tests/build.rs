@@ -76,6 +76,8 @@ fn main() -> Result<(), String> {
         guest.display()
     );
     let sources = sources.with_file_name("guest");
+    let shared = sources.join("alone.h");
+    println!("cargo::rerun-if-changed={}", shared.display());
     PROGRAMS
         .iter()
         .try_for_each(|name| program(&sources, name, &out))

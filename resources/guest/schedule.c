@@ -15,6 +15,8 @@
  * that it is small: it is part of an image that each test boots.
  */
 
+#include "alone.h"
+
 typedef unsigned long long u64;
 typedef unsigned int u32;
 
@@ -30,7 +32,7 @@ struct attributes {
     u64 period;
 };
 
-enum { SYS_EXIT = 60, SYS_SCHED_SETATTR = 314, EINVAL = 22 };
+enum { SYS_SCHED_SETATTR = 314, EINVAL = 22 };
 enum { SCHED_OTHER = 0, SCHED_FIFO = 1, SCHED_DEADLINE = 6 };
 
 static const struct attributes OTHER = {
@@ -60,33 +62,6 @@ static const struct attributes LITTLE = {
     .period = 1000 * 1000 * 1000,
 };
 
-static long syscall3(long number, long first, long second, long third)
-{
-    long result;
-
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(first), "S"(second), "d"(third)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-static long number(const char *text)
-{
-    long value = 0;
-
-    for (; *text >= '0' && *text <= '9'; text++)
-        value = value * 10 + (*text - '0');
-    return *text ? -1 : value;
-}
-
-static int same(const char *one, const char *other)
-{
-    for (; *one && *one == *other; one++, other++)
-        ;
-    return *one == *other;
-}
-
 static const struct attributes *named(const char *name)
 {
     if (same(name, "other"))
@@ -98,7 +73,7 @@ static const struct attributes *named(const char *name)
     return same(name, "deadline") ? &DEADLINE : 0;
 }
 
-static long schedule(int count, char **arguments)
+long program(int count, char **arguments)
 {
     const struct attributes *attributes = count < 3 ? 0 : named(arguments[1]);
     long first = 0;
@@ -112,15 +87,3 @@ static long schedule(int count, char **arguments)
     }
     return first;
 }
-
-/* The stack holds the number of arguments, and behind it their pointers (System V ABI, 3.4.1). */
-__attribute__((used)) static void begin(long *stack)
-{
-    syscall3(SYS_EXIT, schedule((int)stack[0], (char **)&stack[1]), 0, 0);
-}
-
-__asm__(".globl _start\n"
-        "_start:\n"
-        "    mov %rsp, %rdi\n"
-        "    and $-16, %rsp\n"
-        "    call begin\n");

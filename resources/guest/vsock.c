@@ -9,6 +9,8 @@
  * that each test boots.
  */
 
+#include "alone.h"
+
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
@@ -33,46 +35,12 @@ enum {
     SYS_BIND = 49,
     SYS_LISTEN = 50,
     SYS_FORK = 57,
-    SYS_EXIT = 60,
     SYS_WAIT4 = 61,
     EINVAL = 22,
 };
 enum { AF_VSOCK = 40, SOCK_STREAM = 1, SHUT_WR = 1, WNOHANG = 1 };
 enum { CID_ANY = -1, CID_HOST = 2 };
 enum { BACKLOG = 64 };
-
-static long syscall4(long number, long first, long second, long third, long fourth)
-{
-    register long last __asm__("r10") = fourth;
-    long result;
-
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(first), "S"(second), "d"(third), "r"(last)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-static long syscall3(long number, long first, long second, long third)
-{
-    return syscall4(number, first, second, third, 0);
-}
-
-static long number(const char *text)
-{
-    long value = 0;
-
-    for (; *text >= '0' && *text <= '9'; text++)
-        value = value * 10 + (*text - '0');
-    return *text ? -1 : value;
-}
-
-static int same(const char *one, const char *other)
-{
-    for (; *one && *one == *other; one++, other++)
-        ;
-    return *one == *other;
-}
 
 /* Until the end of what comes. */
 static long copy(long from, long to)
@@ -140,7 +108,7 @@ static long to(struct address address)
     return copy(connection, 1);
 }
 
-static long vsock(int count, char **arguments)
+long program(int count, char **arguments)
 {
     struct address address = { .family = AF_VSOCK };
 
@@ -151,15 +119,3 @@ static long vsock(int count, char **arguments)
         return echo(address);
     return same(arguments[1], "to") ? to(address) : EINVAL;
 }
-
-/* The stack holds the number of arguments, and behind it their pointers (System V ABI, 3.4.1). */
-__attribute__((used)) static void begin(long *stack)
-{
-    syscall3(SYS_EXIT, vsock((int)stack[0], (char **)&stack[1]), 0, 0);
-}
-
-__asm__(".globl _start\n"
-        "_start:\n"
-        "    mov %rsp, %rdi\n"
-        "    and $-16, %rsp\n"
-        "    call begin\n");
