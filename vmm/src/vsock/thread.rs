@@ -5,8 +5,7 @@ use super::host::{Agent, Host, HostStream, NOBODY, changes, mark, marked};
 use super::{GuestRam, Order, Waker};
 use crate::agent::Presence;
 use crate::error::{Error, FILES, Result};
-use hotvisor_devices::virtio::link::Time;
-use hotvisor_devices::virtio::vsock::{self, Key, Ready};
+use hotvisor_devices::virtio::vsock::{self, Key, Passed, Ready};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use std::cell::RefCell;
@@ -41,8 +40,6 @@ const fn special(guest: u32) -> Key {
 struct Open {
     devices: vsock::Worker<GuestRam, Host>,
     agent: Rc<RefCell<Agent>>,
-    /// How the machine's time went when this was last looked at.
-    time: Time,
     listener: UnixListener,
     /// When it is heard again, if it is not.
     deaf: Option<Instant>,
@@ -160,15 +157,11 @@ impl Running {
 
     fn tick(&mut self, now: Instant) -> Result<()> {
         if let Some(open) = &mut self.open {
-            let before = std::mem::replace(&mut open.time, open.devices.time());
-            open.devices.tick(now);
-            open.agent.borrow().with(|session| {
-                if before.resumes != open.time.resumes {
-                    session.resumed(now);
-                }
-                if !open.time.stands {
-                    session.tick(now);
-                }
+            let passed = open.devices.tick(now);
+            open.agent.borrow().with(|session| match passed {
+                Passed::Not => {}
+                Passed::Again => session.resumed(now),
+                Passed::On => session.tick(now),
             });
             open.greetings.retain(|_, greeting| greeting.by > now);
             if open.deaf.is_some_and(|until| until <= now) {
@@ -220,7 +213,6 @@ impl Running {
                     *open = Some(Open {
                         devices: vsock::Worker::new(cid, host),
                         agent,
-                        time: Time::default(),
                         listener,
                         deaf: None,
                         greetings: BTreeMap::new(),

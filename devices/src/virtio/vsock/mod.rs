@@ -27,7 +27,7 @@ mod tests;
 pub use connection::{Half, Ready, Stream};
 pub use header::{HOST_CID, Header, Kind, LEN as HEADER_LEN, Op};
 pub use muxer::{Key, MOST_CONNECTIONS, NoConnection, Streams};
-pub use worker::Worker;
+pub use worker::{Passed, Worker};
 
 use super::Device;
 

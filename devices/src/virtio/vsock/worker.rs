@@ -33,6 +33,17 @@ enum NoPacket {
     Dropped(#[from] Dropped),
 }
 
+/// How time has passed for the guest since this was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// It stands still.
+    Not,
+    /// It has stood still, and goes on: whoever has to answer begins anew.
+    Again,
+    /// It has gone on.
+    On,
+}
+
 /// See the module.
 pub struct Worker<M: Memory, B: Streams> {
     muxer: Muxer<B>,
@@ -106,15 +117,18 @@ impl<M: Memory, B: Streams> Worker<M, B> {
         link.map_or_else(Time::default, |link| link.time())
     }
 
-    /// Time has passed. What it has stood still for the guest does not count.
-    pub fn tick(&mut self, now: Instant) {
+    /// Time has passed; returns how, for the guest. What it has stood still does not count.
+    pub fn tick(&mut self, now: Instant) -> Passed {
         let time = self.time();
-        if std::mem::replace(&mut self.resumes, time.resumes) != time.resumes {
+        let resumed = std::mem::replace(&mut self.resumes, time.resumes) != time.resumes;
+        if resumed {
             self.muxer.resumed(now);
         }
-        if !time.stands {
-            self.muxer.tick(now);
+        if time.stands {
+            return Passed::Not;
         }
+        self.muxer.tick(now);
+        if resumed { Passed::Again } else { Passed::On }
     }
 
     /// One piece of work; returns whether there may be more.
